@@ -1,0 +1,1 @@
+"""What a machine offers, and how to look."""

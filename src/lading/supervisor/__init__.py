@@ -1,0 +1,1 @@
+"""Keeping one engine process: its states, its life, its death."""

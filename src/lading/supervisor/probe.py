@@ -1,0 +1,69 @@
+"""Does the model answer? Asked of the engine over its own endpoint.
+
+An engine's ``/health`` only says that a server process runs, so ready means more: healthy, and one token came back.
+A model that has no completions route (an embedding model) is ready when it is healthy and listed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+
+from lading.backends.interface import Endpoint
+
+_HEALTH_SECONDS = 5.0
+_TOKEN_SECONDS = 600.0
+_SERVER_ERROR = 500
+
+
+class EngineProbe:
+    """Asks one engine whether ``model`` answers. Blocking: call it from a thread."""
+
+    def __init__(self, endpoint: Endpoint, model: str) -> None:
+        self._endpoint = endpoint
+        self._model = model
+
+    def is_healthy(self) -> bool:
+        """Whether the server process says that it is well."""
+        return self._status("GET", "/health", None, _HEALTH_SECONDS) == http.client.OK
+
+    def answers(self) -> bool:
+        """Whether the model gives one token, or has no route for tokens."""
+        body = {"model": self._model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        status = self._status("POST", "/v1/completions", body, _TOKEN_SECONDS)
+        return status is not None and status < _SERVER_ERROR
+
+    def _status(self, method: str, path: str, body: dict[str, Any] | None, timeout_seconds: float) -> int | None:
+        """The status of one request; None when nobody listens, or not long enough."""
+        connection = _EngineConnection(self._endpoint, timeout_seconds)
+        try:
+            headers = {"Content-Type": "application/json"} if body else {}
+            connection.request(method, path, json.dumps(body) if body else None, headers)
+            response = connection.getresponse()
+            response.read()
+        except (OSError, http.client.HTTPException):
+            return None
+        else:
+            return response.status
+        finally:
+            connection.close()
+
+
+class _EngineConnection(http.client.HTTPConnection):
+    """HTTP to an engine's endpoint, by Unix socket or loopback."""
+
+    def __init__(self, endpoint: Endpoint, timeout_seconds: float) -> None:
+        super().__init__("127.0.0.1", endpoint.port or 80, timeout=timeout_seconds)
+        self._socket_path = endpoint.socket_path
+        self._seconds = timeout_seconds
+
+    def connect(self) -> None:
+        """Connect to the Unix socket where the endpoint has one."""
+        if self._socket_path is None:
+            super().connect()
+            return
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self._seconds)
+        self.sock.connect(str(self._socket_path))

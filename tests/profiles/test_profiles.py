@@ -1,0 +1,264 @@
+"""Generation, estimate, fit and selection: pure decisions, so plain tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lading.errors import NoRunnableProfile, UsageError
+from lading.hardware.inventory import Device, Gpu, Inventory
+from lading.model.facts import ModelFacts
+from lading.profiles.fit import Engine, Verdict, Wish, fit, longest_length
+from lading.profiles.generate import generate_profiles
+from lading.profiles.memory import estimate, kv_bytes, kv_pool_bytes
+from lading.profiles.profile import Profile
+from lading.profiles.select import select
+from lading.units import GIB, MIB
+
+LLAMA_8B = ModelFacts(
+    architecture="LlamaForCausalLM", model_type="llama", precision="bf16", quantization=None,
+    weights_bytes=16_060_556_376, parameters=8_030_000_000, max_model_len=131_072, layers=32, hidden_size=4096,
+    attention_heads=32, kv_heads=8, head_dim=128, vocab_size=128_256, intermediate_size=14_336,
+    kv_dtype_bytes=2, kv_is_exact=True, has_remote_code=False,
+)  # fmt: skip
+TINY = replace(
+    LLAMA_8B,
+    weights_bytes=7 * MIB,
+    max_model_len=2048,
+    layers=4,
+    kv_heads=2,
+    head_dim=64,
+    attention_heads=4,
+    hidden_size=256,
+    vocab_size=2000,
+)
+
+
+def laptop(ram_bytes: int = 24 * GIB, available: int | None = None) -> Inventory:
+    return Inventory(
+        gpus=(), ram_bytes=ram_bytes, ram_available_bytes=ram_bytes if available is None else available, cpu_count=2
+    )
+
+
+def server(count: int, total_bytes: int = int(79.19 * GIB)) -> Inventory:
+    gpus = tuple(Gpu(i, "NVIDIA H100 80GB HBM3", total_bytes, total_bytes, (9, 0), "2330:10de") for i in range(count))
+    return Inventory(gpus=gpus, ram_bytes=512 * GIB, ram_available_bytes=512 * GIB, cpu_count=64)
+
+
+CPU_VLLM = Engine("vllm", "0.32.0", Device.CPU, frozenset({"LlamaForCausalLM", "Qwen3ForCausalLM"}))
+GPU_VLLM = Engine("vllm", "0.33.0", Device.CUDA)
+
+
+def fits_of(facts: ModelFacts, machine: Inventory, wish: Wish = Wish(), engines: tuple[Engine, ...] | None = None):
+    engines = engines if engines is not None else ((CPU_VLLM,) if machine.device is Device.CPU else (GPU_VLLM,))
+    asked = [(wish.tp or 1, wish.pp or 1)] if wish.tp or wish.pp else []
+    profiles = generate_profiles(facts, ["vllm"], "hf://a/b:c", extra_sizes=asked)
+    return [fit(profile, facts, machine, engines, wish) for profile in profiles]
+
+
+def fit_named(fits, name: str):
+    return next(each for each in fits if each.profile.name == name)
+
+
+def test_names_ids_and_tags_are_those_of_nim():
+    profile = Profile("vllm", "bf16", 2, 1, True, "hf://a/b:c")
+    assert profile.name == "vllm-bf16-tp2-pp1-feat_lora"
+    assert profile.tags == {"feat_lora": "true", "llm_engine": "vllm", "pp": "1", "precision": "bf16", "tp": "2"}
+    assert profile.id == "54134d124d77bf6060b5e5dc216e070f0eb0e8d00badae06d87c102f51d5ace2"
+
+
+def test_an_id_depends_on_every_tag_and_on_the_model():
+    base = Profile("vllm", "bf16", 1, 1, False, "m")
+    others = [
+        replace(base, backend="sglang"), replace(base, precision="fp8"), replace(base, tp=2), replace(base, pp=2),
+        replace(base, lora=True), replace(base, model_key="n"),
+    ]  # fmt: skip
+    assert len({base.id, *(each.id for each in others)}) == 7
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "sizes"),
+    [(32, 8, [1, 2, 4, 8]), (14, 2, [1, 2]), (71, 1, [1]), (12, 2, [1, 2, 4]), (None, None, [1]), (24, 3, [1])],
+)
+def test_only_sizes_that_the_heads_allow_are_generated(heads, kv_heads, sizes):
+    profiles = generate_profiles(replace(LLAMA_8B, attention_heads=heads, kv_heads=kv_heads), ["vllm"], "m")
+    assert [each.tp for each in profiles if not each.lora] == sizes
+
+
+def test_a_size_that_was_asked_for_is_generated_too():
+    profiles = generate_profiles(TINY, ["vllm"], "m", extra_sizes=[(3, 2)])
+    assert (3, 2) in [(each.tp, each.pp) for each in profiles]
+
+
+def test_kv_of_a_request_is_whole_blocks_and_the_null_block():
+    assert kv_bytes(2048, 17) == 3 * 16 * 2048
+
+
+def test_terms_add_up_and_are_split_over_the_ranks():
+    whole = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), Device.CUDA, 80 * GIB, 8192)
+    half = estimate(LLAMA_8B, Profile("vllm", "bf16", 2, 1, False, "m"), Device.CUDA, 80 * GIB, 8192)
+    terms = {term.name: term.size_bytes for term in whole.terms}
+    assert whole.needed_bytes == sum(terms.values()) == whole.fixed_bytes + whole.kv_bytes
+    assert terms["weights"] == LLAMA_8B.weights_bytes
+    assert terms["kv_cache"] == (8192 + 16) * 131_072
+    assert {term.name: term.size_bytes for term in half.terms}["weights"] == LLAMA_8B.weights_bytes // 2
+
+
+def test_lora_takes_what_its_slots_take():
+    plain = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), Device.CUDA, 80 * GIB, 8192)
+    lora = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, True, "m"), Device.CUDA, 80 * GIB, 8192)
+    assert 60 * MIB < lora.needed_bytes - plain.needed_bytes < 120 * MIB
+
+
+def test_a_machine_without_gpus_runs_one_rank_on_the_cpu_and_says_so():
+    fits = fits_of(TINY, laptop())
+    assert fit_named(fits, "vllm-bf16-tp1-pp1").verdict is Verdict.COMPATIBLE
+    assert "RAM" in fit_named(fits, "vllm-bf16-tp1-pp1").reason
+    assert fit_named(fits, "vllm-bf16-tp2-pp1").reason == "needs 2 GPUs, this machine has none"
+
+
+def test_two_cpu_workers_run_when_asked_for():
+    assert fit_named(fits_of(TINY, laptop(), Wish(tp=2)), "vllm-bf16-tp2-pp1").verdict is Verdict.COMPATIBLE
+
+
+def test_low_memory_names_the_longest_length_that_fits():
+    low = fit_named(fits_of(LLAMA_8B, laptop(24 * GIB)), "vllm-bf16-tp1-pp1")
+    assert low.verdict is Verdict.LOW_MEMORY
+    assert low.suggested_max_model_len % 256 == 0
+    assert f"--max-model-len={low.suggested_max_model_len}" in low.remedy
+    again = fit_named(
+        fits_of(LLAMA_8B, laptop(24 * GIB), Wish(max_model_len=low.suggested_max_model_len)), "vllm-bf16-tp1-pp1"
+    )
+    assert again.verdict is Verdict.COMPATIBLE
+
+
+@given(st.integers(1, 200), st.integers(1, 200_000))
+def test_the_suggested_length_always_fits_and_one_step_more_is_within_a_margin(room_gib, per_token):
+    needs = estimate(
+        replace(LLAMA_8B, kv_heads=1, head_dim=1, layers=1),
+        Profile("vllm", "bf16", 1, 1, False, "m"),
+        Device.CPU,
+        0,
+        131_072,
+    )
+    needs = replace(needs, kv_bytes_per_token=per_token, terms=tuple(t for t in needs.terms if t.name != "kv_cache"))
+    needs = replace(
+        needs, terms=(*needs.terms, replace(needs.terms[0], name="kv_cache", size_bytes=kv_bytes(per_token, 131_072)))
+    )
+    have = room_gib * GIB
+    longest = longest_length(needs, have)
+    if longest:
+        assert needs.fixed_bytes + kv_bytes(per_token, longest) <= have
+    if longest < 131_072 and needs.fixed_bytes < have:
+        assert needs.fixed_bytes + kv_bytes(per_token, longest + 3 * 256) > have
+
+
+def test_weights_beyond_the_memory_are_incompatible():
+    fits = fits_of(LLAMA_8B, laptop(8 * GIB))
+    assert all(each.verdict is Verdict.INCOMPATIBLE for each in fits)
+
+
+@pytest.mark.parametrize(
+    ("facts", "engines", "reason", "remedy"),
+    [
+        (
+            replace(TINY, architecture="LlamaForCausalLX"),
+            (CPU_VLLM,),
+            "does not run 'LlamaForCausalLX'",
+            "LlamaForCausalLM",
+        ),
+        (TINY, (), "no vllm engine is installed", "lading engine install"),
+        (TINY, (GPU_VLLM,), "build for cuda", None),
+    ],
+)
+def test_what_the_engine_cannot_do_is_incompatible_with_its_reason(facts, engines, reason, remedy):
+    found = fit_named(fits_of(facts, laptop(), engines=engines), "vllm-bf16-tp1-pp1")
+    assert found.verdict is Verdict.INCOMPATIBLE
+    assert reason in found.reason
+    assert remedy is None or remedy in found.remedy
+
+
+def test_too_few_gpus_is_said_with_both_numbers():
+    assert fit_named(fits_of(LLAMA_8B, server(2)), "vllm-bf16-tp4-pp1").reason == "needs 4 GPUs, this machine has 2"
+
+
+def test_unset_takes_the_fewest_devices_without_lora_and_says_why_not_the_others():
+    selection = select(fits_of(LLAMA_8B, server(8)), Wish())
+    assert selection.chosen.profile.name == "vllm-bf16-tp1-pp1"
+    assert "fewest devices" in selection.reason
+    why_not = {each.profile.name: why for each, why in selection.others}
+    assert "2 devices where 1 do" in why_not["vllm-bf16-tp2-pp1"]
+    assert "LoRA was not asked for" in why_not["vllm-bf16-tp1-pp1-feat_lora"]
+
+
+def test_lora_profiles_are_taken_only_when_lora_is_asked_for():
+    assert select(fits_of(LLAMA_8B, server(1), Wish(lora=True)), Wish(lora=True)).chosen.profile.lora
+
+
+NAME = "vllm-bf16-tp2-pp1"
+
+
+@pytest.mark.parametrize("spelling", ["name", "id", "prefix", "display", "lora"])
+def test_a_profile_is_found_by_every_spelling(spelling):
+    fits = fits_of(LLAMA_8B, server(8))
+    wanted = fit_named(fits, NAME + ("-feat_lora" if spelling == "lora" else "")).profile
+    text = {
+        "name": wanted.name, "id": wanted.id, "prefix": wanted.id[:8],
+        "display": f"{wanted.id} ({wanted.name})", "lora": NAME + "-lora",
+    }[spelling]  # fmt: skip
+    assert select(fits, Wish(profile=text)).chosen.profile == wanted
+
+
+def test_default_is_the_best_that_fits():
+    assert select(fits_of(LLAMA_8B, server(8)), Wish(profile="default")).chosen.profile.tp == 1
+
+
+def test_an_unknown_profile_names_the_nearest():
+    with pytest.raises(UsageError) as refusal:
+        select(fits_of(LLAMA_8B, server(8)), Wish(profile="vllm-fp8-tp2-pp1"))
+    assert NAME in refusal.value.remedy
+
+
+def test_parallel_flags_win_over_the_named_profile():
+    wish = Wish(profile=NAME, tp=4)
+    assert select(fits_of(LLAMA_8B, server(8), wish), wish).chosen.profile.tp == 4
+
+
+def test_a_named_profile_starts_even_when_memory_looks_short_but_not_when_it_cannot_run():
+    wish = Wish(profile="vllm-bf16-tp1-pp1")
+    assert select(fits_of(LLAMA_8B, laptop(24 * GIB), wish), wish).chosen.verdict is Verdict.LOW_MEMORY
+    with pytest.raises(NoRunnableProfile, match="needs 2 GPUs"):
+        select(fits_of(LLAMA_8B, laptop()), Wish(profile=NAME))
+
+
+def test_low_memory_is_never_taken_unasked_and_the_error_names_the_flag():
+    with pytest.raises(NoRunnableProfile) as refusal:
+        select(fits_of(LLAMA_8B, laptop(24 * GIB)), Wish())
+    assert "--max-model-len=" in refusal.value.remedy
+    assert refusal.value.exit_code == 5
+
+
+def test_no_profiles_at_all_is_an_error_too():
+    with pytest.raises(NoRunnableProfile):
+        select([], Wish())
+
+
+@pytest.mark.parametrize(
+    ("facts", "machine", "low", "high"),
+    [
+        (TINY, laptop(), 256 * MIB, 256 * MIB),
+        (replace(LLAMA_8B, max_model_len=4096), laptop(64 * GIB), 4 * GIB, 5 * GIB),
+        (LLAMA_8B, laptop(40 * GIB), 17 * GIB, 18 * GIB),
+        (TINY, laptop(24 * GIB, available=3 * GIB), 4 * MIB, 256 * MIB),
+    ],
+    ids=["small model", "eight requests", "all that is free", "busy machine"],
+)
+def test_the_cpu_kv_pool_follows_the_granted_ram(facts, machine, low, high):
+    needs = fit_named(fits_of(facts, machine), "vllm-bf16-tp1-pp1").estimate
+    pool = kv_pool_bytes(needs, machine)
+    assert pool % MIB == 0
+    assert low <= pool <= high
+    assert pool >= needs.kv_bytes
