@@ -1,0 +1,345 @@
+"""Many files through few buffers: parallel ranges, written where they belong, hashed in order, committed when right.
+
+The engine under :mod:`lading.transfer`; it knows sources, partial files and the store, not plans, locks or the index.
+``connections`` threads fetch parts, one hashes them file by file, one commits blobs and keeps the journals. They meet
+on the :class:`~lading.parts.Board`; an error in any of them ends all and is raised in the caller's.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lading.cache.disk import READ_BYTES
+from lading.cache.partial import PartialFile, Segment
+from lading.cache.store import BlobStore, FileHasher
+from lading.digest import Digest
+from lading.errors import DigestMismatch, LadingError, MachineError, RateLimited, SizeMismatch, SourceUnreachable
+from lading.events import BlobVerified, BytesFetched, Note, Report, RetryScheduled
+from lading.model.manifest import FileEntry
+from lading.parts import Abandoned, Attempt, Board, Ended, Part
+from lading.sources.interface import PassingFault, RangeIgnored, RangeReader, Source
+from lading.units import MIB, format_bytes, format_seconds
+
+Verified = Callable[[FileEntry, Digest], None]
+"""Called once for each file, when its blob is in the store, with its SHA-256; always from the same thread."""
+
+_POLL_SECONDS = 0.1  # how soon a cancellation is seen
+_GRACE_SECONDS = 0.3  # how long threads that are told to end may take before they are left behind
+_FIRST_READ_BYTES = 64 << 10
+_LEAST_READ_BYTES = 4 << 10
+_SLOW_READ_SECONDS = 0.2  # a read that takes longer is asked for less next time, so that stopping stays quick
+
+
+class TransferCancelled(LadingError):
+    """The caller asked the transfer to stop. What was fetched stays and is continued next time."""
+
+    def __init__(self) -> None:
+        super().__init__("the transfer was stopped before all files were here")
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """How a transfer goes about it. Sizes in bytes, times in seconds; the last three are the clock and the dice."""
+
+    connections: int = 4
+    part_bytes: int = 8 * MIB
+    retries: int = 8  # tries of one part without a new byte before giving up
+    first_delay_seconds: float = 0.5
+    longest_delay_seconds: float = 30.0
+    patience_seconds: float = 300.0  # the longest Retry-After that is waited for
+    journal_seconds: float = 1.0
+    lock_wait_seconds: float = 6 * 3600.0
+    clock: Callable[[], float] = time.monotonic
+    wait: Callable[[threading.Event, float], object] = threading.Event.wait
+    random: Callable[[], float] = random.random
+
+    def __post_init__(self) -> None:
+        if self.connections < 1 or self.part_bytes < 1:
+            raise ValueError("a transfer needs at least one connection and one byte per part")
+
+
+class _ShortBody(PassingFault):
+    """A body ended before its range did."""
+
+
+class Pipeline:
+    """The way of some files into the store. They are given with the paths of their partial files, in order."""
+
+    def __init__(
+        self,
+        files: Iterable[tuple[FileEntry, Path]],
+        source: Source,
+        store: BlobStore,
+        report: Report,
+        options: TransferOptions,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._report = report
+        self._options = options
+        self._partials: list[PartialFile] = []
+        self._to_commit: queue.SimpleQueue[tuple[Attempt, Digest] | None] = queue.SimpleQueue()
+        attempts = [self._attempt(file, path, tries_left=1) for file, path in files]
+        self._board = Board(attempts, self._buffers(attempts))
+
+    def run(self, cancelled: threading.Event, verified: Verified) -> int:
+        """Bring every file into the store; the number of bytes fetched. To be called once.
+
+        Raises TransferCancelled, or the first error of any thread; then partial files and journals are left for another
+        run. Threads that are stuck in a read are left behind, harmless.
+        """
+        loops = [self._fetch_parts] * self._options.connections + [self._hash_files, lambda: self._keep(verified)]
+        threads = [threading.Thread(target=self._guard, args=(loop,), name="lading", daemon=True) for loop in loops]
+        for thread in threads:
+            thread.start()
+        try:
+            while not self._board.stop.wait(_POLL_SECONDS):
+                if cancelled.is_set():
+                    self._board.end(TransferCancelled())
+        finally:
+            self._board.end(TransferCancelled())  # counts only where the caller's thread is being unwound
+            self._to_commit.put(None)
+            self._wind_up(threads)
+        if self._board.error:
+            raise self._board.error
+        return self._board.fetched_bytes
+
+    def _attempt(self, file: FileEntry, path: Path, *, tries_left: int) -> Attempt:
+        partial = PartialFile(path, file)
+        self._partials.append(partial)
+        return Attempt.ranged(file, partial, self._options.part_bytes, tries_left=tries_left)
+
+    def _buffers(self, attempts: list[Attempt]) -> list[memoryview]:
+        longest = max((attempt.file.size_bytes for attempt in attempts), default=0)
+        size_bytes = max(_LEAST_READ_BYTES, min(self._options.part_bytes, longest))
+        return [memoryview(bytearray(size_bytes)) for _ in range(2 * self._options.connections)]
+
+    def _guard(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except Ended:
+            pass
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread and raised there
+            self._board.end(error)
+
+    def _wind_up(self, threads: list[threading.Thread]) -> None:
+        """Wait shortly for the threads, leave journals behind, close files once nobody can use them."""
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if not threads[-1].is_alive():
+            self._save_journals(sync=False)
+        if any(thread.is_alive() for thread in threads):
+            threading.Thread(target=self._close_later, args=(threads,), name="lading-close", daemon=True).start()
+        else:
+            self._close_files()
+
+    def _close_later(self, threads: list[threading.Thread]) -> None:
+        for thread in threads:
+            thread.join()
+        self._close_files()
+
+    def _save_journals(self, *, sync: bool) -> None:
+        for partial in self._partials:
+            with suppress(MachineError):  # a full disk has its own error; without a journal the file starts anew
+                partial.save(sync=sync)
+
+    def _close_files(self) -> None:
+        for partial in self._partials:
+            partial.close()
+
+    # Fetching: one loop per connection.
+
+    def _fetch_parts(self) -> None:
+        while True:
+            part = self._board.claim()
+            part.attempt.partial.open()
+            try:
+                self._fetch(part)
+            except RangeIgnored:
+                if part.attempt.is_stream:
+                    raise
+                self._drop(part)
+                self._fetch_as_stream(part.attempt)
+            except Abandoned:
+                self._drop(part)
+            else:
+                if not self._board.put(part):
+                    self._report(BytesFetched(part.attempt.file.path, -part.position))
+
+    def _drop(self, part: Part) -> None:
+        self._board.give_back(part)
+        if part.position:
+            self._report(BytesFetched(part.attempt.file.path, -part.position))
+
+    def _fetch_as_stream(self, attempt: Attempt) -> None:
+        """Start the file anew over one connection, writing over what is on disk: its server ignores byte ranges."""
+        successor = Attempt.stream(attempt.file, attempt.partial, tries_left=attempt.tries_left)
+        if self._board.replace(attempt, successor):
+            self._report(Note(f"{attempt.file.path}: the server ignores byte ranges; reading it over one connection"))
+            self._report(BytesFetched(attempt.file.path, -attempt.counted_bytes))
+
+    def _fetch(self, part: Part) -> None:
+        failures = 0
+        while not part.is_fetched:
+            before = part.position
+            start = 0 if part.attempt.is_stream else part.offset
+            try:
+                with self._source.open_range(part.attempt.file, start, part.segment.end) as reader:
+                    self._read(part, reader, start - part.segment.start)
+            except PassingFault as error:
+                failures = 1 if part.position > before else failures + 1
+                self._back_off(part, error, failures)
+
+    def _read(self, part: Part, reader: RangeReader, position: int) -> None:
+        """Read the part to its end; ``position`` is where in it the reader stands, at or before ``part.position``."""
+        clock, wanted = self._options.clock, _FIRST_READ_BYTES
+        while not part.is_fetched:
+            self._board.check(part.attempt)
+            began = clock()
+            room = part.room(position)[:wanted]
+            count = reader.readinto(room)
+            if not count:
+                raise _ShortBody(f"the body ended {part.segment.end - part.offset} bytes early")
+            self._write(part, room[min(part.position - position, count) : count])
+            position += count
+            is_slow = clock() - began > _SLOW_READ_SECONDS
+            wanted = max(wanted // 2, _LEAST_READ_BYTES) if is_slow else min(wanted * 2, READ_BYTES)
+
+    def _write(self, part: Part, data: memoryview) -> None:
+        if not data:
+            return  # a stream that was broken off is read over up to where it stood
+        part.attempt.partial.write(data, part.offset)
+        part.position += len(data)
+        self._report(BytesFetched(part.attempt.file.path, len(data)))
+        if part.attempt.is_stream:
+            self._board.advance(part.attempt, part.position)
+
+    def _back_off(self, part: Part, error: PassingFault, failures: int) -> None:
+        """Wait before the next try, or raise: what the server asks for, else an exponential delay with full jitter."""
+        options, asked = self._options, error.retry_after_seconds
+        if failures > options.retries or (asked or 0.0) > options.patience_seconds:
+            raise _gave_up(part, error, failures) from error
+        longest = min(options.first_delay_seconds * 2 ** (failures - 1), options.longest_delay_seconds)
+        delay = longest * options.random() if asked is None else asked + options.first_delay_seconds * options.random()
+        self._report(RetryScheduled(part.attempt.file.path, str(error), delay))
+        options.wait(self._board.stop, delay)
+        self._board.check(part.attempt)
+
+    # Hashing: one loop.
+
+    def _hash_files(self) -> None:
+        while attempt := self._board.next_to_hash():
+            with suppress(Abandoned):
+                self._judge(attempt, self._hash(attempt))
+        self._to_commit.put(None)
+
+    def _hash(self, attempt: Attempt) -> FileHasher | None:
+        """The hasher that saw the whole file, or None where the disk lost a piece of it."""
+        attempt.partial.open()  # a file without a part to fetch is opened by nobody else
+        hasher = FileHasher(attempt.file.size_bytes, attempt.file.digest)
+        for segment in attempt.segments:
+            if segment.on_disk:
+                if not self._hash_from_disk(hasher, attempt.partial, segment):
+                    return None
+            elif attempt.is_stream:
+                self._hash_stream(hasher, attempt)
+            else:
+                part = self._board.take(attempt, segment)
+                hasher.update(part.view)
+                self._board.give_back(part)
+        return hasher
+
+    def _hash_stream(self, hasher: FileHasher, attempt: Attempt) -> None:
+        position = 0
+        while position < attempt.file.size_bytes:
+            end = self._board.wait_for_stream(attempt, position)
+            self._hash_from_disk(hasher, attempt.partial, Segment(position, end, on_disk=True))
+            position = end
+
+    def _hash_from_disk(self, hasher: FileHasher, partial: PartialFile, segment: Segment) -> bool:
+        view, position = memoryview(bytearray(min(READ_BYTES, segment.size_bytes))), segment.start
+        while position < segment.end:
+            self._board.check()
+            count = partial.read_into(view[: segment.end - position], position)
+            if not count:
+                return False
+            hasher.update(view[:count])
+            position += count
+        return True
+
+    def _judge(self, attempt: Attempt, hasher: FileHasher | None) -> None:
+        """Pass the file on when its bytes are right; else throw them away, and fetch it again or raise."""
+        if hasher and hasher.keeps_promise:
+            self._to_commit.put((attempt, hasher.sha256))
+            return
+        file, tries_left = attempt.file, attempt.tries_left if attempt.is_resumed else attempt.tries_left - 1
+        attempt.partial.discard()
+        self._report(BytesFetched(file.path, -file.size_bytes))
+        if tries_left < 0:
+            raise _wrong_bytes(file, hasher)
+        origin = "what an earlier run left of it" if attempt.is_resumed else "what the source sent"
+        self._report(Note(f"{file.path}: {origin} is not the promised file; fetching it again", "WARNING"))
+        self._board.replace(attempt, self._attempt(file, attempt.partial.path, tries_left=tries_left))
+
+    # Committing and journals: one loop.
+
+    def _keep(self, verified: Verified) -> None:
+        clock, every = self._options.clock, self._options.journal_seconds
+        due = clock() + every
+        while True:
+            with suppress(queue.Empty):
+                job = self._to_commit.get(timeout=max(0.0, due - clock()))
+                self._board.check()
+                if job is None:
+                    break
+                self._commit(*job, verified)
+            if clock() >= due:
+                self._save_journals(sync=True)
+                due = clock() + every
+        self._board.end()
+
+    def _commit(self, attempt: Attempt, digest: Digest, verified: Verified) -> None:
+        partial, file = attempt.partial, attempt.file
+        partial.finish()
+        self._store.seal(partial.path)
+        self._store.commit(partial.path, digest, file.size_bytes)
+        partial.forget_journal()
+        verified(file, digest)
+        self._report(BlobVerified(file.path, file.size_bytes))
+
+
+def _gave_up(part: Part, error: PassingFault, tries: int) -> LadingError:
+    file = part.attempt.file
+    if isinstance(error, _ShortBody):
+        return SizeMismatch(
+            f"{file.path}: the source's bytes end at {part.offset}, {file.size_bytes} were listed",
+            remedy="list the model again; if that does not help, the file at the source is damaged",
+        )
+    asked = error.retry_after_seconds
+    if asked is not None or error.status == 429:
+        when = f"in {format_seconds(asked)}" if asked is not None else "later"
+        return RateLimited(
+            f"{file.path}: the source asks to come back {when}: {error}",
+            remedy="run the same command then: it continues where this one stopped",
+        )
+    return SourceUnreachable(
+        f"{file.path}: no new byte in {tries} tries: {error}",
+        remedy=error.remedy or "run the same command again: it continues where this one stopped",
+    )
+
+
+def _wrong_bytes(file: FileEntry, hasher: FileHasher | None) -> DigestMismatch:
+    found = f"have {hasher.found}" if hasher else "could not be read back"
+    return DigestMismatch(
+        f"{file.path}: the bytes of {file.uri} {found}, the source promises {file.digest}; "
+        f"{format_bytes(file.size_bytes)} were fetched twice and thrown away",
+        remedy="something between here and the source (a proxy, a mirror) or the source itself alters the file",
+    )
