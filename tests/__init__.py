@@ -1,1 +1,1 @@
-"""Tests mirror ``src/lading`` file by file; ``simulators/`` holds working stand-ins, ``assets/`` one small file per case."""
+"""Tests mirror ``src/lading`` file by file; ``simulators/`` are working stand-ins, ``assets/`` one file per case."""

@@ -24,6 +24,8 @@ Exit codes are part of the interface (``docs/reference/exit-codes.md``).
 
 from __future__ import annotations
 
+from signal import Signals
+
 
 class LadingError(Exception):
     """Base of all errors shown to a user: one message, one remedy, one exit code."""
@@ -159,6 +161,6 @@ class Stopped(LadingError):
     """A signal asked us to stop before the work was done; ``exit_code`` is 128 plus its number."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
+        super().__init__(f"stopped by {Signals(signal_number).name} before it was done; what was fetched is kept")
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number

@@ -40,7 +40,7 @@ def test_every_state_is_reachable_and_every_life_can_end():
         reachable |= new
         waiting += new
     assert reachable == set(State)
-    assert ENDED == {State.FAILED, State.STOPPED}
+    assert {State.FAILED, State.STOPPED} == ENDED
 
 
 class Engine:

@@ -1,0 +1,138 @@
+"""The port that every engine family implements: find it, say what it runs, start it, understand what it prints.
+
+Engines are programs, never imported (design D1). A member is one file beside this one and one line in the mapping of
+:mod:`lading.backends`. What a member returns are values; starting the process is the supervisor's work.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from lading.backends.arguments import Flag
+from lading.events import Phase
+from lading.hardware.inventory import Device, Inventory
+from lading.profiles.fit import Fit, Wish
+from lading.secret import Secret
+
+if TYPE_CHECKING:
+    from lading.backends.environment import EngineEnvironments
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an engine listens: a Unix socket where it can, else a loopback port."""
+
+    socket_path: Path | None = None
+    port: int | None = None
+
+    def __str__(self) -> str:
+        return f"unix:{self.socket_path}" if self.socket_path else f"127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """An engine found on this machine.
+
+    ``argv`` starts its command line (``("/…/bin/vllm",)``); ``environ`` is what every start of it needs.
+    ``architectures`` are the model classes it says it runs; empty when it could not be asked.
+    """
+
+    backend: str
+    version: str
+    device: Device
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    architectures: frozenset[str]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """Engine flags that belong together and who asked for them (design D6)."""
+
+    tokens: tuple[str, ...]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """All that a member needs to write a command."""
+
+    installation: Installation
+    fit: Fit
+    inventory: Inventory
+    directory: Path
+    served_names: tuple[str, ...]
+    user_arguments: tuple[Argument, ...]
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A child to start: its argv with the origin of every argument, and its whole environment."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why an engine ended, in a user's words, and what to do about it."""
+
+    message: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserFlags:
+    """What Lading must know of a user's engine flags: what they wish of the profile, and what the gateway owns."""
+
+    wish: Wish
+    model: str | None = None
+    served_names: tuple[str, ...] = ()
+    host: str | None = None
+    port: int | None = None
+    api_key: Secret | None = None
+
+
+class Backend(Protocol):
+    """One engine family."""
+
+    @property
+    def name(self) -> str:
+        """``vllm``, ``sglang`` or ``tensorrt_llm``: the tag in profiles."""
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """The flags of the engine that Lading understands."""
+
+    def installations(self, search_path: str, engines: EngineEnvironments) -> list[Installation]:
+        """The installations on this machine: on PATH, and Lading's own environments. Reads files, starts nothing."""
+
+    def read_flags(self, tokens: Sequence[str]) -> UserFlags:
+        """What ``tokens`` ask for; raises UsageError for a value of an owned flag that cannot be read. Pure."""
+
+    def endpoint(self, installation: Installation, directory: Path) -> Endpoint:
+        """Where a new engine shall listen: a socket in ``directory``, or a free loopback port."""
+
+    def command(self, launch: Launch, environ: Mapping[str, str]) -> Command:
+        """The command that serves ``launch``; ``environ`` is what the child inherits. Pure."""
+
+    def phase_of(self, line: str) -> Phase | None:
+        """The start-up phase that a line of output announces, or None. Pure; unknown text means nothing."""
+
+    def explain(self, lines: Sequence[str]) -> Cause | None:
+        """The cause of a failed start, read from the engine's last lines, or None when they do not tell. Pure."""
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now, for engines that cannot listen on a socket file."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

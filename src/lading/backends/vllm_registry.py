@@ -1,0 +1,44 @@
+"""Which model classes a vLLM installation runs, read from its source without importing it (that takes ten seconds).
+
+vLLM keeps them in ``vllm/model_executor/models/registry.py``: module-level dictionaries named ``_*_MODELS`` from the
+architecture in a model's ``config.json`` to its code. Two of that name list what it no longer runs itself. A class that
+is not listed may still run through ``--model-impl transformers``.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+REGISTRY = Path("vllm", "model_executor", "models", "registry.py")
+_NOT_RUN = frozenset({"_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS"})
+
+
+def architectures(site_packages: Path) -> frozenset[str]:
+    """The architectures that the vLLM in ``site_packages`` runs; empty when its registry cannot be read."""
+    try:
+        module = ast.parse((site_packages / REGISTRY).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return frozenset()
+    return frozenset(_names(module))
+
+
+def _names(module: ast.Module) -> Iterator[str]:
+    for statement in module.body:
+        for key in _table_keys(statement):
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                yield key.value
+
+
+def _table_keys(statement: ast.stmt) -> list[ast.expr | None]:
+    """The keys of a module-level dictionary of models; a merged dictionary (``**other``) has None for one."""
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys)):
+            pass
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=keys)):
+            pass
+        case _:
+            return []
+    is_models = name.startswith("_") and name.endswith("_MODELS") and name not in _NOT_RUN
+    return keys if is_models else []

@@ -1,0 +1,1 @@
+"""The shell: commands, wiring, and the only place that prints."""

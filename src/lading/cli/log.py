@@ -1,0 +1,207 @@
+"""The one place that turns events into lines and bars on standard error.
+
+Text lines have NIM's form, ``INFO 2026-03-03 12:00:10.079 serve.py:42] message``; with ``NIM_JSONL_LOGGING`` each line
+is one JSON object with NIM's five fields first. Engine lines go through unchanged (in JSON, as ``message`` with
+``source`` ``engine``), less what the engine prints of API keys. Progress is a bar on a terminal, otherwise one line
+each five seconds or five percent, whichever is later.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from lading.events import (
+    BlobVerified,
+    BytesFetched,
+    EngineOutput,
+    Event,
+    Note,
+    PhaseChanged,
+    RetryScheduled,
+    TransferFinished,
+    TransferStarted,
+)
+from lading.settings import LOG_LEVELS
+from lading.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_LINE_SECONDS = 5.0
+_LINE_SHARE = 0.05
+_ENGINE_LEVEL = re.compile(r"^(?:\([^)]*\)\s*)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+_PROGRESS_BAR = re.compile(r"\d+%(?: Completed)? ?\|")
+_API_KEY = re.compile(r"(['\"]?api[_-]key['\"]?\s*[:=]\s*)(\[[^\]]*\]|'[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE)
+_OWN_FILES = {Path(__file__).name, "events.py", "status.py"}
+
+
+class EventLog:
+    """Writes events to a stream. Safe to call from any thread."""
+
+    def __init__(
+        self,
+        *,
+        level: str = "INFO",
+        jsonl: bool = False,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._level = LOG_LEVELS.index(level)
+        self._jsonl = jsonl
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._progress: _Progress | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Report ``event``; this is the reporter that the rest of Lading is given."""
+        with self._lock:
+            match event:
+                case Note(text, level):
+                    self._write(level, text)
+                case PhaseChanged(phase, detail):
+                    self._write("INFO", f"{phase}: {detail}" if detail else f"{phase}")
+                case EngineOutput(line):
+                    self._write(_engine_level(line), _API_KEY.sub(r"\1***", line), source="engine")
+                case RetryScheduled(what, reason, delay_seconds):
+                    self._write("WARNING", f"{what}: {reason}; again in {format_seconds(delay_seconds)}")
+                case BlobVerified(path, size_bytes, reused):
+                    how = "already here" if reused else "verified"
+                    self._write("DEBUG", f"{path}: {how}, {format_bytes(size_bytes)}")
+                case TransferStarted() | BytesFetched() | TransferFinished():
+                    self._on_transfer(event)
+
+    def _on_transfer(self, event: TransferStarted | BytesFetched | TransferFinished) -> None:
+        match event:
+            case TransferStarted(files, total_bytes, present_bytes):
+                self._write(
+                    "INFO",
+                    f"{files} files, {format_bytes(total_bytes)}: {format_bytes(present_bytes)} are here, "
+                    f"{format_bytes(event.fetch_bytes)} to fetch",
+                )
+                self._progress = self._new_progress(event.fetch_bytes) if event.fetch_bytes else None
+            case BytesFetched(_, count) if self._progress:
+                self._progress.advance(count)
+            case TransferFinished(fetched_bytes, seconds):
+                self.close()
+                rate = f" ({format_bytes(fetched_bytes / seconds)}/s)" if fetched_bytes and seconds > 0 else ""
+                self._write("INFO", f"{format_bytes(fetched_bytes)} fetched in {format_seconds(seconds)}{rate}")
+
+    def close(self) -> None:
+        """End a bar that is still drawn, so that what follows starts on a line of its own."""
+        with self._lock:
+            if self._progress:
+                self._progress.close()
+                self._progress = None
+
+    def _new_progress(self, total_bytes: int) -> _Progress:
+        if self._stream.isatty() and not self._jsonl:
+            return _Bar(total_bytes, self._stream)
+        return _Lines(total_bytes, self._clock, lambda text: self._write("INFO", text))
+
+    def _write(self, level: str, text: str, source: str = "lading") -> None:
+        if LOG_LEVELS.index(level) < self._level:
+            return
+        now = datetime.now().astimezone()
+        file_name, line_number = _caller()
+        if self._jsonl:
+            record = {
+                "level": level,
+                "time": now.isoformat(timespec="milliseconds"),
+                "file_name": file_name,
+                "line_number": line_number,
+                "message": text,
+                "source": source,
+            }
+            line = json.dumps(record, ensure_ascii=False)
+        elif source == "engine":
+            line = text
+        else:
+            line = f"{level} {now:%Y-%m-%d %H:%M:%S}.{now.microsecond // 1000:03d} {file_name}:{line_number}] {text}"
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def _engine_level(line: str) -> str:
+    """The level that an engine gave its line; progress bars and lines without one count as DEBUG and INFO."""
+    if found := _ENGINE_LEVEL.match(line):
+        return found[1]
+    return "DEBUG" if _PROGRESS_BAR.search(line) else "INFO"
+
+
+def _caller() -> tuple[str, int]:
+    """File and line of the code that reported: the first frame outside the reporting machinery."""
+    frame = sys._getframe(1)
+    while frame.f_back and Path(frame.f_code.co_filename).name in _OWN_FILES:
+        frame = frame.f_back
+    return Path(frame.f_code.co_filename).name, frame.f_lineno
+
+
+class _Progress:
+    """Shows how far a transfer is."""
+
+    def advance(self, count: int) -> None:
+        """``count`` more bytes are here."""
+
+    def close(self) -> None:
+        """Show nothing more."""
+
+
+class _Lines(_Progress):
+    """One line each five seconds or five percent, whichever is later; percent of what is to fetch."""
+
+    def __init__(self, total_bytes: int, clock: Callable[[], float], write: Callable[[str], None]) -> None:
+        self._total_bytes = total_bytes
+        self._clock = clock
+        self._write = write
+        self._done = self._shown = 0
+        self._started = self._last = clock()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        now = self._clock()
+        grown = (self._done - self._shown) / self._total_bytes
+        if now - self._last < _LINE_SECONDS or grown < _LINE_SHARE:
+            return
+        self._shown, self._last = self._done, now
+        rate = self._done / (now - self._started)
+        left = (self._total_bytes - self._done) / rate if rate > 0 else 0
+        share = self._done / self._total_bytes
+        self._write(
+            f"fetched {format_bytes(self._done)} of {format_bytes(self._total_bytes)} ({share:.0%}), "
+            f"{format_bytes(rate)}/s, {format_seconds(left)} left"
+        )
+
+
+class _Bar(_Progress):
+    """A bar on a terminal."""
+
+    def __init__(self, total_bytes: int, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+        self._bar: Progress = Progress(
+            "fetching",
+            BarColumn(None),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(file=stream),
+            transient=True,
+        )
+        self._task: TaskID = self._bar.add_task("fetching", total=total_bytes)
+        self._bar.start()
+
+    def advance(self, count: int) -> None:
+        self._bar.advance(self._task, count)
+
+    def close(self) -> None:
+        self._bar.stop()

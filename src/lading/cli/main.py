@@ -1,0 +1,217 @@
+"""``lading`` and the bare command names: read the environment once, run a command, turn errors into lines and a code.
+
+The only place that catches broadly: a :class:`LadingError` is shown as ``error:`` and ``try:`` lines and ends with its
+exit code, anything else is a defect of ours and says so. ``--debug`` shows the traceback of either.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from lading import __version__
+from lading.cli.log import EventLog
+from lading.errors import LadingError, UsageError
+from lading.settings import Settings
+
+if TYPE_CHECKING:
+    from lading.cli.commands import Session
+
+SERVE = "serve"
+LIST = "list-model-profiles"
+ENGINE = "engine"
+SETTINGS = "settings"
+_ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
+_COMMANDS = (SERVE, LIST, ENGINE, SETTINGS)
+_PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``lading``: the command that the first argument names; a location, a path or a flag there means ``serve``."""
+    return _guarded(list(sys.argv[1:] if argv is None else argv))
+
+
+def nim_serve() -> int:
+    """``nim-serve``."""
+    return _guarded([SERVE, *sys.argv[1:]])
+
+
+def list_model_profiles() -> int:
+    """``list-model-profiles``."""
+    return _guarded([LIST, *sys.argv[1:]])
+
+
+def _guarded(argv: list[str]) -> int:
+    debug = "--debug" in argv
+    try:
+        return _dispatch(argv, debug=debug)
+    except LadingError as error:
+        if debug:
+            raise
+        _show(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+    except Exception as error:  # the outermost edge: a defect is reported, not spilled
+        if debug:
+            raise
+        sys.stderr.write(f"error: Lading itself failed: {type(error).__name__}: {error}\ntry: the same with --debug\n")
+        return 1
+
+
+def _show(error: LadingError) -> None:
+    if _logs_are_json():
+        record = {"level": "ERROR", "message": error.message, "remedy": error.remedy, "exit_code": error.exit_code}
+        sys.stderr.write(json.dumps(record) + "\n")
+        return
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.remedy:
+        first, *more = error.remedy.splitlines()
+        sys.stderr.write("\n".join([f"try: {first}", *(f"     {line}" for line in more)]) + "\n")
+
+
+def _logs_are_json() -> bool:
+    try:
+        return Settings.from_env(os.environ).jsonl_logging
+    except LadingError:
+        return False
+
+
+def _dispatch(argv: list[str], *, debug: bool) -> int:
+    command, rest = _split(argv)
+    if command == SERVE and not {"-h", "--help"} & set(rest):
+        return _serve(rest, debug=debug)
+    options = _parser().parse_args([command, *rest] if command else rest)
+    if options.command is None:
+        _parser().print_help()
+        return 0
+    return _run(options, debug=debug)
+
+
+def _split(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The command and what follows it; None where only ``--help`` or ``--version`` was asked, or nothing at all."""
+    first = argv[0] if argv else ""
+    if first in _COMMANDS or first in _ALIASES:
+        return _ALIASES.get(first, first), argv[1:]
+    if first in ("-h", "--help", "--version"):
+        return None, [first]
+    if not first:
+        return (SERVE, []) if os.environ.get("NIM_MODEL_PATH") else (None, [])
+    if first.startswith(("-", "/", ".", "~")) or "://" in first:
+        return SERVE, argv
+    near = get_close_matches(first, [*_COMMANDS, *_ALIASES], n=1)
+    raise UsageError(
+        f"{first!r} is neither a command nor a model location",
+        remedy=f"did you mean `lading {near[0]}`?" if near else "`lading --help` lists the commands",
+    )
+
+
+def _session(*, debug: bool) -> tuple[Settings, EventLog]:
+    settings = Settings.from_env(os.environ)
+    return settings, EventLog(level="DEBUG" if debug else settings.log_level, jsonl=settings.jsonl_logging)
+
+
+def _serve(tokens: list[str], *, debug: bool) -> int:
+    from lading.cli import commands
+
+    settings, log = _session(debug=debug)
+    try:
+        return commands.serve(tokens, commands.Session(settings, dict(os.environ), log))
+    finally:
+        log.close()
+
+
+def _run(options: argparse.Namespace, *, debug: bool) -> int:
+    from lading.cli import commands
+
+    settings, log = _session(debug=debug)
+    session = commands.Session(settings, dict(os.environ), log)
+    match options.command:
+        case "list-model-profiles":
+            named = options.model or options.model_flag
+            as_json = options.format == "json"
+            return commands.list_model_profiles(named, as_json=as_json, refresh=options.refresh, session=session)
+        case "engine":
+            return _engine(options, session)
+        case _:
+            return commands.show_settings()
+
+
+def _engine(options: argparse.Namespace, session: Session) -> int:
+    from lading.cli import commands
+
+    match options.action:
+        case "install":
+            return commands.engine_install(dry_run=options.dry_run, session=session)
+        case "list":
+            return commands.engine_list(session)
+        case "path":
+            return commands.engine_path(session)
+        case _:
+            return commands.engine_remove(session)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The command line, as ``--help`` shows it. ``serve`` splits its own arguments: the engine's are open-ended."""
+    parser = argparse.ArgumentParser(
+        prog="lading",
+        description="Serve any model, from anywhere, on whatever hardware is here.",
+        epilog="A location, a path or a flag in place of a command means serve: `lading hf://ORG/MODEL`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"lading {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_serve(commands)
+    _add_list(commands)
+    _add_engine(commands)
+    commands.add_parser(SETTINGS, help="list every setting that is read from the environment")
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from lading.cli.serve_arguments import OWN_FLAG_HELP
+
+    serve = commands.add_parser(
+        SERVE,
+        help="serve a model as an OpenAI API (also: nim-serve)",
+        usage="lading serve [MODEL] [flags of Lading] [flags of the engine ...]",
+        epilog="Every other flag goes to the engine unchanged and wins over what Lading would choose: "
+        "--max-model-len 8192, --tensor-parallel-size 2, --enable-lora ...; --host and --port are the gateway's.",
+    )
+    serve.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; `demo`; unset: NIM_MODEL_PATH")
+    for flag, text in OWN_FLAG_HELP.items():
+        serve.add_argument(flag, action="store_true", help=text)
+
+
+def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listing = commands.add_parser(
+        LIST, help="show which profiles of a model fit this machine, and why", allow_abbrev=False
+    )
+    listing.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
+    listing.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as NIM 1.x spells it")
+    listing.add_argument("--format", choices=("text", "json"), default="text", help="default: text, as NIM prints it")
+    listing.add_argument("--refresh", action="store_true", help="ask the source again even if the model is cached")
+    listing.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_engine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    engine = commands.add_parser(ENGINE, help="manage the embedded CPU engine")
+    actions = engine.add_subparsers(dest="action", metavar="ACTION", required=True)
+    install = actions.add_parser("install", help="install it into an environment of its own; safe to repeat")
+    install.add_argument("--dry-run", action="store_true", help="say what would be downloaded and how big it is")
+    for name, text in (
+        ("list", "list the engines found on this machine"),
+        ("path", "print the environment's directory"),
+        ("remove", "delete the environment"),
+    ):
+        actions.add_parser(name, help=text)
+    for each in actions.choices.values():
+        each.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")

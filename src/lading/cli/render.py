@@ -1,0 +1,187 @@
+"""Values as text for people, and as JSON for programs. Pure: each function returns text that ends with a newline."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lading.hardware.inventory import Device, Inventory
+from lading.profiles.fit import Fit, Verdict
+from lading.units import GIB, format_bytes
+
+if TYPE_CHECKING:
+    from lading.backends.environment import EngineEnvironment, InstallPlan
+    from lading.backends.interface import Installation
+    from lading.resolve import Listing
+    from lading.serve import ServicePlan
+
+_FREE_GPU_SHARE = 0.05
+_GROUPS = (
+    ("Compatible with system and runnable", Verdict.COMPATIBLE),
+    ("Compatible with system but low memory", Verdict.LOW_MEMORY),
+    ("Incompatible with system", Verdict.INCOMPATIBLE),
+)
+_SECRET_FLAGS = ("--api-key",)
+_MASK = "***"
+
+
+def render_listing(listing: Listing, inventory: Inventory) -> str:
+    """The profiles of a model in the form that NIM prints and other programs parse."""
+    lines = ["SYSTEM INFO", *_system(inventory), "MODEL PROFILES"]
+    for title, verdict in _GROUPS:
+        plain = [each for each in listing.fits if each.verdict is verdict and not each.profile.lora]
+        lora = [each for each in listing.fits if each.verdict is verdict and each.profile.lora]
+        lines += _group(f"- {title}:", plain, lora, inventory.device)
+    return "\n".join(lines) + "\n"
+
+
+def _system(inventory: Inventory) -> list[str]:
+    free = [each for each in inventory.gpus if each.used_share <= _FREE_GPU_SHARE]
+    busy = [each for each in inventory.gpus if each.used_share > _FREE_GPU_SHARE]
+    lines = []
+    for title, gpus in (("- Free GPUs:", free), ("- Non-free GPUs:", busy)):
+        lines += [title if gpus else f"{title} <None>"]
+        lines += [
+            f"  -  [{each.pci_id}] ({each.index}) {each.name} [current utilization: {each.used_share:.0%}]"
+            for each in gpus
+        ]
+    if inventory.device is Device.CPU:
+        lines.append(f"- CPU: {inventory.cpu_count} cores, {format_bytes(inventory.ram_bytes)} of RAM granted")
+    return lines
+
+
+def _group(title: str, plain: Sequence[Fit], lora: Sequence[Fit], device: Device) -> list[str]:
+    if not plain and not lora:
+        return [f"{title} <None>"]
+    lines = [title, *(f"  - {_profile_line(each, device)}" for each in plain)]
+    if lora:
+        lines += ["  - With LoRA support:", *(f"    - {_profile_line(each, device)}" for each in lora)]
+    return lines
+
+
+def _profile_line(each: Fit, device: Device) -> str:
+    notes = [f"requires >={required_gib(each)} GB/gpu"]
+    if device is Device.CPU and each.verdict is not Verdict.INCOMPATIBLE:
+        notes.append("of RAM: it runs on the CPU")
+    if each.verdict is Verdict.LOW_MEMORY and each.suggested_max_model_len:
+        notes.append(f"try --max-model-len={each.suggested_max_model_len}")
+    if each.verdict is Verdict.INCOMPATIBLE:
+        notes.append(each.reason)
+    return f"{each.profile.id} ({each.profile.name}) [{', '.join(notes)}]"
+
+
+def required_gib(each: Fit) -> int:
+    """The GiB that a GPU (or the machine) must have for the profile; NIM prints them as GB."""
+    return math.ceil(each.needed_bytes / GIB)
+
+
+def render_listing_json(listing: Listing, inventory: Inventory) -> str:
+    """The same as JSON: the machine, the model, every profile with verdict, reason, remedy and terms."""
+    document = {
+        "model": str(listing.model),
+        "revision": listing.manifest.revision,
+        "architecture": listing.facts.architecture,
+        "inventory": inventory.to_json(),
+        "profiles": [_fit_json(each) for each in listing.fits],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _fit_json(each: Fit) -> dict[str, Any]:
+    return {
+        "profile_id": each.profile.id,
+        "name": each.profile.name,
+        "tags": each.profile.tags,
+        "verdict": str(each.verdict),
+        "reason": each.reason,
+        "remedy": each.remedy,
+        "required_bytes_per_gpu": each.needed_bytes,
+        "have_bytes_per_gpu": each.have_bytes,
+        "max_model_len": each.estimate.max_model_len,
+        "suggested_max_model_len": each.suggested_max_model_len,
+        "terms": {term.name: term.size_bytes for term in each.estimate.terms},
+    }
+
+
+def render_service_plan(plan: ServicePlan, environ: Mapping[str, str]) -> str:
+    """What ``serve --dry-run`` prints: the model, the profile and why, the bytes, each engine argument's origin."""
+    listing, chosen = plan.listing, plan.selection.chosen
+    endpoint = plan.backend.endpoint(plan.installation, Path("/run/lading"))
+    command = plan.command(plan.directory, endpoint, environ)
+    rows = [
+        ("model", str(listing.pinned)),
+        ("served as", ", ".join(plan.request.served_names)),
+        ("architecture", f"{listing.facts.architecture}, {listing.facts.precision}"),
+        ("profile", f"{chosen.profile.name} ({chosen.profile.id})"),
+        ("because", plan.selection.reason),
+        *((f"  {term.name}", f"{format_bytes(term.size_bytes)}  {term.how}") for term in chosen.estimate.terms),
+        ("engine", f"{plan.installation.backend} {plan.installation.version} on the {plan.installation.device}"),
+        ("cache", str(plan.cache.path) if plan.cache else "not used"),
+        ("transfer", _transfer(plan)),
+        ("gateway", f"http://{plan.request.host}:{plan.request.port}"),
+        ("engine at", str(endpoint)),
+        ("command", shlex.join(command.argv[: len(plan.installation.argv) + 2])),
+    ]
+    lines = [f"{name:<18}{value}" for name, value in rows]
+    lines += [f"  {shlex.join(_masked(each.tokens)):<46}  # {each.origin}" for each in command.arguments]
+    return "\n".join(lines) + "\n"
+
+
+def _transfer(plan: ServicePlan) -> str:
+    if plan.transfer is None:
+        return f"nothing: {len(plan.listing.manifest.files)} files are linked from where they lie"
+    skipped = f"; {len(plan.listing.skipped)} files not needed" if plan.listing.skipped else ""
+    return (
+        f"{format_bytes(plan.transfer.fetch_bytes)} to fetch, "
+        f"{format_bytes(plan.transfer.present_bytes)} of {format_bytes(plan.transfer.total_bytes)} are here{skipped}"
+    )
+
+
+def _masked(tokens: Iterable[str]) -> list[str]:
+    """The tokens with the values of secret flags hidden."""
+    shown: list[str] = []
+    hide = False
+    for token in tokens:
+        name, equals, _ = token.partition("=")
+        is_secret = name.replace("_", "-") in _SECRET_FLAGS
+        shown.append(
+            f"{name}={_MASK}" if is_secret and equals else _MASK if hide and not token.startswith("-") else token
+        )
+        hide = (is_secret and not equals) or (hide and not token.startswith("-"))
+    return shown
+
+
+def render_engines(environments: Sequence[EngineEnvironment], installations: Sequence[Installation]) -> str:
+    """The engines found: what each is, what it computes on, where it came from."""
+    if not installations and not environments:
+        return "no engine found; `lading engine install` installs the CPU engine\n"
+    lines = [
+        f"{each.backend} {each.version}  {each.device}  {len(each.architectures)} architectures  "
+        f"from {each.origin}  {shlex.join(each.argv)}"
+        for each in installations
+    ]
+    for each in environments:
+        lines.append(f"environment {each.path}  {format_bytes(each.size_bytes)}")
+        lines += [each.notice] if each.notice else []
+    return "\n".join(lines) + "\n"
+
+
+def render_settings() -> str:
+    """The settings table as Markdown; ``docs/reference/settings.md`` holds the same."""
+    from lading.settings import SETTINGS
+
+    lines = ["| variable | accepts | default | meaning |", "|---|---|---|---|"]
+    for setting in SETTINGS:
+        names = ", ".join(f"`{name}`" for name in setting.names)
+        default = "" if setting.default in (None, "") else f"`{setting.default}`"
+        lines.append(f"| {names} | {setting.accepts} | {default} | {setting.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def render_install_plan(plan: InstallPlan) -> str:
+    """What ``engine install --dry-run`` prints."""
+    return str(plan)

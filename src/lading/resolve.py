@@ -1,0 +1,157 @@
+"""From a model's name to a chosen profile: list or recall, look inside, generate, fit, select (design steps 1 to 8).
+
+With a complete entry in the cache nothing here opens a socket. What comes back is a value that ``--dry-run`` prints,
+``list-model-profiles`` lists and ``serve`` carries out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lading.backends.interface import Installation
+from lading.cache.index import IndexEntry
+from lading.cache.root import CacheRoot
+from lading.errors import EngineNotInstalled, UsageError
+from lading.events import Note, Phase, PhaseChanged, Report
+from lading.hardware.inventory import Inventory
+from lading.inspection import ModelReader, inspect
+from lading.model.facts import ModelFacts
+from lading.model.manifest import FileEntry, Manifest
+from lading.plan import SkippedFile, choose_files
+from lading.profiles.fit import Engine, Fit, Wish, fit
+from lading.profiles.generate import generate_profiles
+from lading.profiles.select import Selection, select
+from lading.sources.interface import Source
+from lading.units import format_bytes
+from lading.uri import ModelUri
+
+DEFAULT_BACKEND = "vllm"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where the model shall run: the hardware and the engines found on it."""
+
+    inventory: Inventory
+    installations: tuple[Installation, ...]
+
+    def engine_for(self, backend: str) -> Installation | None:
+        """The installation of ``backend`` built for this machine's device, else any of it, else None."""
+        found = [each for each in self.installations if each.backend == backend]
+        suited = [each for each in found if each.device is self.inventory.device]
+        return next(iter(suited or found), None)
+
+    @property
+    def engines(self) -> list[Engine]:
+        """One engine per backend, as fitting sees it."""
+        names = dict.fromkeys(each.backend for each in self.installations)
+        found = [self.engine_for(name) for name in names]
+        return [Engine(each.backend, each.version, each.device, each.architectures) for each in found if each]
+
+
+@dataclass(frozen=True, slots=True)
+class Consultation:
+    """How to ask: whether the source is asked although the cache knows, and where to report."""
+
+    refresh: bool
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A model, looked at: the files that an engine needs, its facts and how each profile fits.
+
+    ``is_recalled`` says that the manifest came from the cache, without asking the source.
+    """
+
+    model: ModelUri
+    source: Source
+    manifest: Manifest
+    skipped: tuple[SkippedFile, ...]
+    facts: ModelFacts
+    fits: tuple[Fit, ...]
+    is_recalled: bool
+
+    @property
+    def pinned(self) -> ModelUri:
+        """The model at the revision that was listed."""
+        return _pinned(self.model, self.manifest.revision)
+
+
+def list_profiles(
+    model: ModelUri, wish: Wish, *, source: Source, cache: CacheRoot | None, machine: Machine, world: Consultation
+) -> Listing:
+    """The model's profiles and how each fits ``machine``.
+
+    ``cache`` is None for sources that are served in place. Raises what the source and the model's files give rise to.
+    """
+    if model.file:
+        raise UsageError(f"{model} names one file", remedy=f"name the model: {model.model}")
+    report = world.report
+    report(PhaseChanged(Phase.RESOLVING, str(model)))
+    recalled = _recall(model, cache, report) if cache and not world.refresh else None
+    if recalled:
+        manifest, skipped = recalled.manifest, recalled.skipped
+    else:
+        manifest, skipped = choose_files(source.list_files(model))
+    report(Note(_described(manifest, is_recalled=recalled is not None)))
+    facts = inspect(manifest.files, ModelReader(source, lambda entry: find_bytes(entry, cache, source)))
+    for note in facts.notes:
+        report(Note(f"{facts.architecture}: {note}", "WARNING"))
+    report(PhaseChanged(Phase.SELECTING, facts.architecture))
+    fits = _fits(facts, str(_pinned(model, manifest.revision)), wish, machine)
+    return Listing(model, source, manifest, skipped, facts, fits, recalled is not None)
+
+
+def _fits(facts: ModelFacts, key: str, wish: Wish, machine: Machine) -> tuple[Fit, ...]:
+    engines = machine.engines
+    asked = [(wish.tp or 1, wish.pp or 1)] if wish.tp or wish.pp else []
+    backends = [each.backend for each in engines] or [DEFAULT_BACKEND]
+    profiles = generate_profiles(facts, backends, key, extra_sizes=asked)
+    return tuple(fit(profile, facts, machine.inventory, engines, wish) for profile in profiles)
+
+
+def choose(listing: Listing, wish: Wish, machine: Machine, report: Report) -> tuple[Selection, Installation]:
+    """The profile to run and the engine that runs it.
+
+    Raises EngineNotInstalled where no engine is, else what :func:`lading.profiles.select.select` raises.
+    """
+    if not machine.installations:
+        raise EngineNotInstalled(
+            "no inference engine was found: neither `vllm` on PATH nor Lading's own CPU engine",
+            remedy="lading engine install",
+        )
+    selection = select(listing.fits, wish)
+    installation = machine.engine_for(selection.chosen.profile.backend)
+    if installation is None:
+        raise EngineNotInstalled(f"no {selection.chosen.profile.backend} engine is installed")
+    report(Note(f"profile {selection.chosen.profile.name}: {selection.reason}"))
+    return selection, installation
+
+
+def find_bytes(entry: FileEntry, cache: CacheRoot | None, source: Source) -> Path | None:
+    """Where this machine holds an entry's bytes: the verified blob, else what the source says lies here."""
+    if (
+        cache
+        and entry.digest
+        and entry.digest.algorithm == "sha256"
+        and cache.store.has(entry.digest, entry.size_bytes)
+    ):
+        return cache.store.path_of(entry.digest)
+    return source.local_copy(entry)
+
+
+def _pinned(model: ModelUri, revision: str | None) -> ModelUri:
+    return model.with_revision(revision) if revision and model.effective_revision else model
+
+
+def _recall(model: ModelUri, cache: CacheRoot, report: Report) -> IndexEntry | None:
+    entry = cache.index.load(model, report)
+    return entry if entry and entry.is_complete else None
+
+
+def _described(manifest: Manifest, *, is_recalled: bool) -> str:
+    at = f" at {manifest.revision}" if manifest.revision else ""
+    origin = "known from the cache; --refresh asks the source again" if is_recalled else "listed"
+    return f"{manifest.source}{at}: {len(manifest.files)} files, {format_bytes(manifest.total_bytes)}, {origin}"

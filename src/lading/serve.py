@@ -1,0 +1,291 @@
+"""Serve a model: the gateway first, then resolve, fetch, start, watch, stop (design steps 3 to 14).
+
+:func:`plan_service` decides and changes nothing; :func:`serve` carries the plan out. The gateway answers from before
+the first request to a source until after the engine's last process is gone. A signal stops whatever step is under way:
+before the model answered the exit code is 128 plus the signal's number, after it the engine's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lading import __version__
+from lading.backends.interface import Argument, Backend, Command, Endpoint, Installation, Launch
+from lading.backends.members import BACKENDS
+from lading.cache.index import model_key
+from lading.cache.root import CacheRoot
+from lading.errors import EngineFailed, Stopped
+from lading.events import Event, Note, Phase, PhaseChanged, Report, both
+from lading.gateway.server import Gateway
+from lading.gateway.status import ServiceInfo, ServiceStatus
+from lading.plan import TransferPlan
+from lading.profiles.fit import Wish
+from lading.profiles.runtime_manifest import runtime_manifest_yaml
+from lading.profiles.select import Selection
+from lading.resolve import Consultation, Listing, Machine, choose, list_profiles
+from lading.secret import Secret
+from lading.sources.interface import Source
+from lading.supervisor.probe import EngineProbe
+from lading.supervisor.state import State
+from lading.supervisor.supervisor import Outcome, Readiness, Supervisor
+from lading.transfer import survey, transfer
+from lading.uri import ModelUri
+from lading.workspace import build_workspace
+
+T = TypeVar("T")
+_CLOSE_SECONDS = 2.0
+_CANCEL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServeRequest:
+    """What to serve and how, after command line and settings were read."""
+
+    model: ModelUri
+    served_names: tuple[str, ...]
+    wish: Wish
+    user_arguments: tuple[Argument, ...]
+    host: str
+    port: int
+    stop_seconds: float
+    refresh: bool
+    api_key: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What serving needs of the world. Each is asked for once, when its turn comes."""
+
+    source_for: Callable[[ModelUri, Report], Source]
+    open_cache: Callable[[], CacheRoot]
+    machine: Callable[[], Machine]
+    environ: Mapping[str, str]
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """Everything decided, nothing done: what ``--dry-run`` prints."""
+
+    request: ServeRequest
+    listing: Listing
+    selection: Selection
+    installation: Installation
+    machine: Machine
+    cache: CacheRoot | None
+    transfer: TransferPlan | None
+
+    @property
+    def directory(self) -> Path:
+        """What the engine is given: the workspace, or the model's own directory where it is served in place."""
+        if self.cache is None:
+            return Path(self.listing.model.location)
+        return self.cache.workspaces_directory / model_key(self.listing.pinned)
+
+    @property
+    def backend(self) -> Backend:
+        """The engine family that the chosen profile names."""
+        return BACKENDS[self.selection.chosen.profile.backend]
+
+    def command(self, directory: Path, endpoint: Endpoint, environ: Mapping[str, str]) -> Command:
+        """The engine's command for a workspace at ``directory``."""
+        launch = Launch(
+            installation=self.installation,
+            fit=self.selection.chosen,
+            inventory=self.machine.inventory,
+            directory=directory,
+            served_names=self.request.served_names,
+            user_arguments=self.request.user_arguments,
+            endpoint=endpoint,
+        )
+        return self.backend.command(launch, environ)
+
+
+def plan_service(request: ServeRequest, world: Surroundings, report: Report) -> ServicePlan:
+    """Decide what to run and what to fetch. Reads the source or the cache; writes nothing but the cache's layout."""
+    machine = world.machine()
+    source = world.source_for(request.model, report)
+    cache = None if source.in_place else world.open_cache()
+    consultation = Consultation(request.refresh, report)
+    listing = list_profiles(
+        request.model, request.wish, source=source, cache=cache, machine=machine, world=consultation
+    )
+    selection, installation = choose(listing, request.wish, machine, report)
+    planned = survey(listing.manifest, source, cache, skipped=listing.skipped) if cache else None
+    return ServicePlan(request, listing, selection, installation, machine, cache, planned)
+
+
+def fetch(plan: ServicePlan, report: Report, cancelled: threading.Event) -> Path:
+    """Carry out the plan's transfer and return the model's directory. Idempotent; resumes what an earlier run left."""
+    listing, cache = plan.listing, plan.cache
+    if cache is None or plan.transfer is None:
+        return plan.directory
+    report(PhaseChanged(Phase.DOWNLOADING, str(listing.pinned)))
+    verified = transfer(plan.transfer, listing.source, cache, report, cancelled=cancelled)
+    report(PhaseChanged(Phase.PREPARING, "linking the workspace"))
+    places = [(entry.path, cache.store.path_of(entry.digest)) for entry in verified.files if entry.digest]
+    return build_workspace(plan.directory, places, report)
+
+
+async def serve(request: ServeRequest, world: Surroundings) -> int:
+    """Serve until a signal or the engine's end; the process's exit code.
+
+    Raises PortInUse before anything else is done, then whatever a step raises; nothing is left running in any case.
+    """
+    status = ServiceStatus()
+    report = both(world.report, status.report)
+    gateway = Gateway(request.host, request.port, status, version=__version__)
+    port = await gateway.start()
+    report(Note(f"listening on http://{request.host}:{port}"))
+    signals = _Signals()
+    runtime = Path(tempfile.mkdtemp(prefix="lading-"))
+    try:
+        plan = await _in_thread(lambda: plan_service(request, world, report), signals)
+        status.describe(_info(plan))
+        directory = await _in_thread(lambda: fetch(plan, report, signals.cancelled), signals)
+        endpoint = plan.backend.endpoint(plan.installation, runtime)
+        gateway.attach_engine(endpoint)
+        supervisor = _supervisor(plan, directory, endpoint, world.environ, _inviting(report, request, port))
+        signals.pass_on(supervisor.stop, supervisor.kill)
+        outcome = await supervisor.run()
+        return _exit_code(outcome, plan.backend, signals)
+    finally:
+        report(PhaseChanged(Phase.STOPPED))
+        await gateway.close(_CLOSE_SECONDS)
+        shutil.rmtree(runtime, ignore_errors=True)
+        signals.close()
+
+
+def _supervisor(
+    plan: ServicePlan, directory: Path, endpoint: Endpoint, environ: Mapping[str, str], report: Report
+) -> Supervisor:
+    command = plan.command(directory, endpoint, environ)
+    probe = EngineProbe(endpoint, plan.request.served_names[0], plan.request.api_key)
+    readiness = Readiness(
+        is_healthy=lambda: asyncio.to_thread(probe.is_healthy), answers=lambda: asyncio.to_thread(probe.answers)
+    )
+    return Supervisor(
+        command,
+        readiness,
+        phase_of=plan.backend.phase_of,
+        grace_seconds=plan.request.stop_seconds,
+        report=report,
+    )
+
+
+def _inviting(report: Report, request: ServeRequest, port: int) -> Report:
+    """``report``, which adds a request to try once the model answers."""
+
+    def invite(event: Event) -> None:
+        report(event)
+        if isinstance(event, PhaseChanged) and event.phase is Phase.READY:
+            body = {"model": request.served_names[0], "messages": [{"role": "user", "content": "What is Lading?"}]}
+            url = f"http://localhost:{port}/v1/chat/completions"
+            report(Note(f"try: curl {url} -H 'Content-Type: application/json' -d '{json.dumps(body)}'"))
+
+    return invite
+
+
+def _exit_code(outcome: Outcome, backend: Backend, signals: _Signals) -> int:
+    """The engine's own code once the model has answered; before that, or when it ended by itself, an error."""
+    if outcome.state is State.STOPPED:
+        if not outcome.was_ready and signals.number:
+            raise Stopped(signals.number)
+        return outcome.exit_code
+    if outcome.was_ready and outcome.exit_code:
+        return outcome.exit_code
+    cause = backend.explain(outcome.tail)
+    when = "while it was serving" if outcome.was_ready else "before the model answered"
+    message = f"the engine ended {when} (exit code {outcome.exit_code})"
+    raise EngineFailed(
+        f"{message}: {cause.message}" if cause else message,
+        remedy=(cause.remedy if cause else None) or "its output above says more; NIM_LOG_LEVEL=DEBUG shows all of it",
+    )
+
+
+def _info(plan: ServicePlan) -> ServiceInfo:
+    chosen, listing = plan.selection.chosen, plan.listing
+    return ServiceInfo(
+        served_names=plan.request.served_names,
+        source=str(listing.model),
+        revision=listing.manifest.revision,
+        manifest_yaml=runtime_manifest_yaml([each.profile for each in listing.fits], listing.manifest.files),
+        profile_id=chosen.profile.id,
+        profile_name=chosen.profile.name,
+        profile_reason=plan.selection.reason,
+        backend=plan.installation.backend,
+        backend_version=plan.installation.version,
+        estimate_bytes=chosen.needed_bytes,
+    )
+
+
+class _Signals:
+    """TERM and INT, turned into a request to stop: the step under way is cancelled, a second signal does not wait."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.cancelled = threading.Event()
+        self.received = asyncio.Event()
+        self._stop: Callable[[], None] = lambda: None
+        self._kill: Callable[[], None] = lambda: None
+        self._loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(each, self._on_signal, each)
+
+    def pass_on(self, stop: Callable[[], None], kill: Callable[[], None]) -> None:
+        """From now on the first signal calls ``stop``, a later one ``kill``; a signal that came before counts."""
+        self._stop, self._kill = stop, kill
+        if self.number:
+            stop()
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for each in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(each)
+
+    def _on_signal(self, number: int) -> None:
+        if self.number:
+            self._kill()
+            return
+        self.number = number
+        self.cancelled.set()
+        self.received.set()
+        self._stop()
+
+
+async def _in_thread(work: Callable[[], T], signals: _Signals) -> T:
+    """The result of ``work``, done in a thread of its own so that the gateway answers meanwhile.
+
+    A signal raises Stopped: the work gets :data:`_CANCEL_SECONDS` to notice that it was cancelled, and is then left
+    behind in its daemon thread, since a request to a dead host cannot be interrupted.
+    """
+    outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # carried to the caller, whatever it is
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="serve", daemon=True).start()
+    future = asyncio.wrap_future(outcome)
+    stopped = asyncio.create_task(signals.received.wait())
+    either: list[asyncio.Future[Any]] = [future, stopped]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if signals.number:
+        await asyncio.wait([future], timeout=_CANCEL_SECONDS)
+        if future.done():
+            future.exception()  # looked at, so that asyncio does not complain of it
+        raise Stopped(signals.number)
+    return await future

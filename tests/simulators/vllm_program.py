@@ -1,0 +1,165 @@
+"""A stand-in for the ``vllm`` program: found on PATH, takes its command line, answers on its socket, misbehaves on demand.
+
+:func:`install` lays out an environment that Lading's detection reads like a real CPU build. How a start goes is set by the
+variable ``STAND_IN`` (JSON): ``start_seconds``, ``crash`` (text to print before ending with ``exit_code``), ``ignore_term``,
+``fork`` (leave a child in a session of its own), ``healthy_only`` (health says yes, no token comes), ``no_completions`` (a
+model of another kind), ``api_key`` (asked for below ``/v1``), ``pid_file``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+ARCHITECTURES = ("LlamaForCausalLM", "Qwen3ForCausalLM")
+
+
+def install(root: Path, version: str = "0.32.0+cpu") -> Path:
+    """An environment below ``root`` with this program as ``vllm``; the directory to put on PATH."""
+    packages = root / "lib/python3.11/site-packages"
+    registry = packages / "vllm/model_executor/models/registry.py"
+    registry.parent.mkdir(parents=True)
+    models = ", ".join(f'"{name}": ("x", "{name}")' for name in ARCHITECTURES)
+    registry.write_text(f"_TEXT_GENERATION_MODELS = {{{models}}}\n")
+    (packages / f"vllm-{version}.dist-info").mkdir()
+    (packages / f"vllm-{version}.dist-info/METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
+    )
+    script = root / "bin/vllm"
+    script.parent.mkdir()
+    script.write_text(
+        f"#!{sys.executable} -S\nimport runpy\nrunpy.run_path({str(Path(__file__).resolve())!r}, run_name='__main__')\n"
+    )
+    script.chmod(0o755)
+    return script.parent
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """HTTP on a Unix socket."""
+
+    daemon_threads = True
+    model = ""
+    settings: dict[str, Any]
+
+    @property
+    def healthy_only(self) -> bool:
+        return bool(self.settings.get("healthy_only"))
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The few routes that Lading and the tests use."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_GET(self) -> None:
+        match self.path:
+            case "/health":
+                self.reply(200, b"")
+            case "/v1/models":
+                self.reply_json({"object": "list", "data": [{"id": self.server.model, "object": "model"}]})
+            case "/metrics":
+                self.reply(200, b"vllm:num_requests_running 0\n", "text/plain")
+            case _:
+                self.reply(404, b"{}")
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        key = self.server.settings.get("api_key")
+        if key and self.headers["Authorization"] != f"Bearer {key}":
+            self.reply(401, b"{}")
+        elif self.server.settings.get("no_completions") and self.path == "/v1/completions":
+            self.reply(404, b"{}")
+        elif self.server.healthy_only:
+            self.reply(503, b"{}")
+        elif body.get("stream"):
+            self.stream(["Hel", "lo"])
+        else:
+            message = {"role": "assistant", "content": "Hello"}
+            self.reply_json(
+                {
+                    "object": "chat.completion",
+                    "model": self.server.model,
+                    "choices": [{"index": 0, "message": message}],
+                    "echo": body,
+                }
+            )
+
+    def stream(self, words: list[str]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in [*({"choices": [{"delta": {"content": word}}]} for word in words), "[DONE]"]:
+            data = f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n".encode()
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+
+    def reply_json(self, value: Any) -> None:
+        self.reply(200, json.dumps(value).encode())
+
+    def reply(self, status: int, body: bytes, kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        print(f'INFO:     "{format % args}"', flush=True)
+
+
+def option(arguments: list[str], name: str) -> str:
+    """The value behind ``name``."""
+    return arguments[arguments.index(name) + 1]
+
+
+def read_model(directory: Path) -> None:
+    """Read what an engine reads; ends the program as an engine would when it cannot."""
+    config = json.loads((directory / "config.json").read_text())
+    print(f"INFO 11-20 10:00:00 [model.py:1] Resolved architecture: {config['architectures'][0]}", flush=True)
+    for shard in directory.glob("*.safetensors"):
+        shard.read_bytes()
+    print("INFO 11-20 10:00:01 [loader.py:1] Loading weights took 0.01 seconds", flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    """``vllm serve DIRECTORY …``."""
+    settings = json.loads(os.environ.get("STAND_IN", "{}"))
+    pids = [os.getpid()]
+    if settings.get("ignore_term"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if settings.get("fork"):
+        pids.append(
+            subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"], start_new_session=True).pid
+        )
+    if "pid_file" in settings:
+        Path(settings["pid_file"]).write_text(" ".join(map(str, pids)))
+    print(f"INFO 11-20 10:00:00 [api_server.py:1] vLLM server version 0.32.0, arguments {arguments}", flush=True)
+    read_model(Path(arguments[1]))
+    time.sleep(settings.get("start_seconds", 0))
+    if "crash" in settings:
+        sys.stderr.write(settings["crash"] + "\n")
+        sys.exit(settings.get("exit_code", 1))
+    with Server(option(arguments, "--uds"), Handler) as server:
+        server.model = option(arguments, "--served-model-name")
+        server.settings = settings
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

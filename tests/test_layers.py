@@ -1,0 +1,149 @@
+"""The shape of the package: imports point down only, vendor SDKs stay where they belong, importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("lading", "lading.digest", "lading.errors", "lading.events", "lading.secret", "lading.settings", "lading.units", "lading.uri"),
+    ("lading.model", "lading.hardware.inventory", "lading.supervisor.state", "lading.demo"),
+    ("lading.profiles",),
+    ("lading.plan",),
+    ("lading.hardware", "lading.sources", "lading.cache", "lading.backends"),
+    ("lading.parts", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
+    ("lading.resolve", "lading.serve"),
+    ("lading.cli",),
+)  # fmt: skip
+"""Layers 0 to 5 of the design; layer 1 in three steps, since profiles stand on facts and the plan on both."""
+
+OWNERS = {
+    "urllib3": "lading.sources",
+    "pynvml": "lading.hardware.probe",
+    "starlette": "lading.gateway",
+    "httptools": "lading.gateway",
+    "rich": "lading.cli",
+    "yaml": "lading.profiles.runtime_manifest",
+}
+FORBIDDEN = {"torch", "vllm", "sglang", "transformers", "huggingface_hub", "requests", "httpx"}
+
+
+def modules() -> dict[str, Path]:
+    paths = sorted(SOURCE.rglob("*.py"))
+    named = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in paths}
+    return {name.removesuffix(".__init__"): path for name, path in named.items() if "shim" not in name}
+
+
+MODULES = modules()
+
+
+def layer_of(module: str) -> int:
+    """The layer whose longest entry covers the module."""
+    covering = [
+        (len(entry), rank)
+        for rank, layer in enumerate(LAYERS)
+        for entry in layer
+        if module == entry or (entry != "lading" and module.startswith(entry + "."))
+    ]
+    assert covering, f"{module} belongs to no layer: add it to LAYERS"
+    return max(covering)[1]
+
+
+def imports_of(module: str) -> set[str]:
+    tree = ast.parse(MODULES[module].read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {
+                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module
+                for alias in node.names
+            }
+    return found
+
+
+def folder_of(module: str) -> str:
+    """The room a module lives in: the folder right below the package, with what it nests."""
+    parent = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    return ".".join(parent.split(".")[:2])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down_or_stay_in_their_folder(module):
+    for imported in imports_of(module):
+        if not imported.startswith("lading"):
+            continue
+        same_folder = folder_of(module) == folder_of(imported) != "lading"
+        beside = layer_of(imported) == layer_of(module) and folder_of(module) == folder_of(imported)
+        assert same_folder or beside or layer_of(imported) < layer_of(module), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_vendor_libraries_are_imported_by_their_owner_alone(module):
+    for imported in imports_of(module):
+        top = imported.partition(".")[0]
+        assert top not in FORBIDDEN, f"{module} imports {imported}"
+        owner = OWNERS.get(top)
+        assert owner is None or module == owner or module.startswith(owner + "."), f"{module} imports {imported}"
+
+
+HEAVY = [
+    "torch",
+    "boto3",
+    "botocore",
+    "google",
+    "huggingface_hub",
+    "urllib3",
+    "starlette",
+    "uvicorn",
+    "yaml",
+    "rich",
+    "pynvml",
+    "asyncio",
+    "ssl",
+]
+
+
+def test_help_imports_nothing_heavy():
+    program = f"import sys; from lading.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\nprint([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_help_takes_less_than_150_ms():
+    """The least of several runs, in CPU time: what the program costs, not what else the machine does."""
+    program = "import resource, subprocess, sys; subprocess.run([sys.executable, '-m', 'lading.cli', '--help'], stdout=subprocess.DEVNULL, check=True); used = resource.getrusage(resource.RUSAGE_CHILDREN); print(used.ru_utime + used.ru_stime)"
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+        for _ in range(5)
+    ]
+    assert min(seconds) < 0.150
+
+
+@pytest.mark.parametrize(
+    "module", ["lading.sources.http", "lading.gateway.server", "lading.serve", "lading.hardware.probe"]
+)
+def test_importing_opens_no_file_and_starts_no_thread(module, tmp_path):
+    program = f"import os, threading; before = sorted(os.listdir('/proc/self/fd')); import {module}; assert threading.active_count() == 1; assert len(os.listdir('/proc/self/fd')) == len(before); assert os.listdir('.') == []"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+
+
+def test_nothing_assigns_the_environment():
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assign | ast.AugAssign | ast.Delete):
+                targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [node.target]
+                assert not any("os.environ" in ast.unparse(target) for target in targets), module
+
+
+def test_only_the_shell_reads_the_environment():
+    readers = {
+        module for module, path in MODULES.items() if "os.environ" in path.read_text() or "getenv" in path.read_text()
+    }
+    assert readers <= {"lading.cli.main", "lading.settings"}
