@@ -128,6 +128,11 @@ def test_the_users_flags_become_wishes():
     assert (flags.port, flags.host, flags.served_names, flags.model) == (9000, None, ("a", "b"), None)
 
 
+@pytest.mark.parametrize("tokens", [["--model-impl", "transformers"], ["--hf-overrides={}"], ["--trust-remote-code"]])
+def test_flags_that_widen_what_the_engine_runs_are_noticed(tokens):
+    assert BACKEND.read_flags(tokens).wish.any_architecture
+
+
 @pytest.mark.parametrize("tokens", [["-tp", "two"], ["--port"], ["--max-model-len", "long"], ["--max-model-len=0"]])
 def test_an_owned_flag_that_cannot_be_read_is_named(tokens):
     with pytest.raises(UsageError, match="cannot be read"):

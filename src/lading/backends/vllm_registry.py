@@ -2,26 +2,45 @@
 
 vLLM keeps them in ``vllm/model_executor/models/registry.py``: module-level dictionaries named ``_*_MODELS`` from the
 architecture in a model's ``config.json`` to its code. Two of that name list what it no longer runs itself. A class that
-is not listed may still run through ``--model-impl transformers``.
+is not listed, but that the installed Transformers has as a text model, vLLM tries to run through Transformers.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 REGISTRY = Path("vllm", "model_executor", "models", "registry.py")
+TRANSFORMERS_AUTO = Path("transformers", "models", "auto", "modeling_auto.py")
+_FALLBACK = "TransformersForCausalLM"
+_TEXT_MODELS = re.compile(
+    r"^MODEL_FOR_(?:CAUSAL_LM|IMAGE_TEXT_TO_TEXT)_MAPPING_NAMES = OrderedDict\($(.*?)^\)$", re.MULTILINE | re.DOTALL
+)
+_CLASS = re.compile(r"""\("[^"]+", "(\w+)"\)""")
 _NOT_RUN = frozenset({"_PREVIOUSLY_SUPPORTED_MODELS", "_OOT_SUPPORTED_MODELS"})
 
 
 def architectures(site_packages: Path) -> frozenset[str]:
-    """The architectures that the vLLM in ``site_packages`` runs; empty when its registry cannot be read."""
+    """The architectures that the vLLM in ``site_packages`` runs; empty when its registry cannot be read.
+
+    Where it can fall back to Transformers, the text models of the Transformers beside it are among them.
+    """
     try:
         module = ast.parse((site_packages / REGISTRY).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return frozenset()
-    return frozenset(_names(module))
+    own = frozenset(_names(module))
+    return own | _text_models_of_transformers(site_packages) if _FALLBACK in own else own
+
+
+def _text_models_of_transformers(site_packages: Path) -> frozenset[str]:
+    try:
+        source = (site_packages / TRANSFORMERS_AUTO).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return frozenset()
+    return frozenset(name for table in _TEXT_MODELS.findall(source) for name in _CLASS.findall(table))
 
 
 def _names(module: ast.Module) -> Iterator[str]:

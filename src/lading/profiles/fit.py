@@ -40,6 +40,7 @@ class Wish:
     lora: bool = False
     max_model_len: int | None = None
     gpu_utilization: float | None = None
+    any_architecture: bool = False  # the engine was told how to run what it does not list
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,11 @@ def _refusal(
     """Why the profile cannot run whatever the memory, with the remedy, or None."""
     if engine is None:
         return f"no {profile.backend} engine is installed", "lading engine install"
-    if engine.architectures and facts.architecture not in engine.architectures:
+    if not wish.any_architecture and engine.architectures and facts.architecture not in engine.architectures:
         near = get_close_matches(facts.architecture, engine.architectures, n=3, cutoff=0.7)
         return (
             f"{engine.backend} {engine.version} does not run {facts.architecture or facts.model_type!r} models",
-            f"its nearest names are {', '.join(near)}" if near else "another engine or a newer version may",
+            f"its nearest names are {', '.join(near)}" if near else "a newer version of the engine may",
         )
     if engine.device is not inventory.device:
         machine = "has GPUs" if inventory.device is Device.CUDA else "has no GPU"
