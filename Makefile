@@ -42,7 +42,7 @@ docs: $(STAMP)  ## write the generated parts of the documents
 lock: $(STAMP)  ## pin exact versions and hashes again, from the ranges in pyproject.toml
 	$(BIN)/python -m pip install -q "uv>=0.9"
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header pyproject.toml -o requirements/runtime.txt
-	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header pyproject.toml --group dev --extra uvloop -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header pyproject.toml --group dev --all-extras -o requirements/dev.txt
 
 clean:
 	rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -29,6 +29,9 @@ OWNERS = {
     "httptools": "lading.gateway",
     "rich": "lading.cli",
     "yaml": "lading.profiles.runtime_manifest",
+    "botocore": "lading.sources.s3_credentials",
+    "google": "lading.sources.gcs_credentials",
+    "google_crc32c": "lading.digest",
 }
 FORBIDDEN = {"torch", "vllm", "sglang", "transformers", "huggingface_hub", "requests", "httpx"}
 

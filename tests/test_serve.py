@@ -156,7 +156,7 @@ def test_the_gateway_is_alive_and_tells_phase_and_progress_while_the_model_is_fe
         program.wait_until_listening()
         assert program.get("/v1/health/live").status == 200
         program.wait_for_line("downloading")
-        assert eventually(lambda: (program.get("/v1/health/ready").json().get("bytes_fetched") or 0) > 0)
+        assert eventually(lambda: (program.get("/v1/health/ready").json().get("percent") or 0) > 0)
         answer = program.get("/v1/health/ready")
         assert answer.status == 503
         assert answer.json()["phase"] == "downloading"

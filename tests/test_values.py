@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,23 @@ def test_gitsha1_is_what_git_computes(tmp_path):
     (tmp_path / "file").write_bytes(b"hello\n")
     expected = subprocess.run(["git", "hash-object", "file"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert Digest.of(b"hello\n", "gitsha1").hex == expected.stdout.strip()
+
+
+def test_crc32c_is_that_of_the_standard():
+    """The vector is that of RFC 3720, B.4: 32 bytes of ones."""
+    pytest.importorskip("google_crc32c", reason='google-crc32c is not installed: "lading[gcs]"')
+    assert Digest.of(b"\xff" * 32, "crc32c").hex == "62a8ab43"
+    assert str(Digest.of(b"123456789", "crc32c")) == "crc32c:e3069283" == str(Digest.parse("crc32c:e3069283"))
+    hasher = new_hasher("crc32c", 9)
+    for piece in (b"1234", bytearray(b"56"), memoryview(bytearray(b"_789"))[1:]):
+        hasher.update(piece)
+    assert hasher.hexdigest() == "e3069283"
+
+
+def test_crc32c_without_its_library_is_one_sentence():
+    program = "import sys; sys.modules['google_crc32c'] = None\nfrom lading.digest import new_hasher\nfrom lading.errors import UsageError\ntry: new_hasher('crc32c', 0)\nexcept UsageError as error: print(error.remedy)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == 'pip install "lading[gcs]"\n'
 
 
 def test_sha256_is_hashlibs():

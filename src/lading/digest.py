@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-_HEX_LENGTHS = {"sha256": 64, "gitsha1": 40, "md5": 32}
+from lading.errors import UsageError
+
+_HEX_LENGTHS = {"sha256": 64, "gitsha1": 40, "md5": 32, "crc32c": 8}
 _HEX = re.compile(r"[0-9a-f]+")
 
 
@@ -29,7 +31,8 @@ class Hasher(Protocol):
 class Digest:
     """Identity of a file's bytes, written ``sha256:<64 lowercase hex>``.
 
-    ``gitsha1`` is git's blob id: SHA-1 over ``blob <size>``, a zero byte, and the file's bytes.
+    ``gitsha1`` is git's blob id: SHA-1 over ``blob <size>``, a zero byte, and the file's bytes. ``crc32c`` is the sum
+    of RFC 9260, appendix A, most significant byte first: it finds damage, not forgery.
     Law: ``str(Digest.parse(text)) == text`` for every accepted text.
     """
 
@@ -58,7 +61,10 @@ class Digest:
 
 
 def new_hasher(algorithm: str, size_bytes: int) -> Hasher:
-    """A fresh hasher for a file of ``size_bytes``; ValueError for an unknown algorithm."""
+    """A fresh hasher for a file of ``size_bytes``; ValueError for an unknown algorithm.
+
+    Raises UsageError for ``crc32c`` where google-crc32c is not installed.
+    """
     match algorithm:
         case "sha256":
             return hashlib.sha256()
@@ -68,5 +74,27 @@ def new_hasher(algorithm: str, size_bytes: int) -> Hasher:
             hasher = hashlib.sha1(usedforsecurity=False)
             hasher.update(b"blob %d\0" % size_bytes)
             return hasher
+        case "crc32c":
+            return _Crc32c()
         case _:
             raise ValueError(f"unknown digest algorithm: {algorithm}")
+
+
+class _Crc32c:
+    def __init__(self) -> None:
+        try:
+            import google_crc32c
+        except ImportError as error:
+            raise UsageError(
+                "the only digest that this source tells is a CRC32C, and google-crc32c is not installed to check it",
+                remedy='pip install "lading[gcs]"',
+            ) from error
+        library: Any = google_crc32c  # which has no types
+        self._checksum = library.Checksum()
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        self._checksum.update(bytes(data))  # its C code takes nothing that can be written to
+
+    def hexdigest(self) -> str:
+        digest: bytes = self._checksum.digest()
+        return digest.hex()

@@ -9,7 +9,7 @@ variable, the value and what is accepted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from lading.secret import Secret
 
 DEFAULT_CACHE_PATH = "/opt/nim/.cache"
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # a server in a container listens on all of its addresses
+ADDRESSING_STYLES = ("auto", "virtual", "path")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -31,6 +32,13 @@ class Setting:
     default: Any
     help: str
     accepts: str = "text"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NamedSecret(Secret):
+    """A secret that knows the variable it was read from: errors may show ``name``."""
+
+    name: str = ""
 
 
 def _boolean(text: str) -> bool:
@@ -63,10 +71,21 @@ def _log_level(text: str) -> str:
     return level
 
 
+def _addressing_style(text: str) -> str:
+    style = text.strip().lower()
+    if style not in ADDRESSING_STYLES:
+        raise ValueError(text)
+    return style
+
+
 def _url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise ValueError(text)
     return text.rstrip("/")
+
+
+def _emulator(text: str) -> str:
+    return _url(text if "://" in text else f"http://{text}")
 
 
 def _path(text: str) -> Path:
@@ -188,6 +207,135 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "hf_hub_cache", ("HF_HUB_CACHE",), _path, None, "Its `hub` folder, where that lies elsewhere.", "a directory"
     ),
+    Setting(
+        "google_credentials",
+        ("GOOGLE_APPLICATION_CREDENTIALS",),
+        _path,
+        None,
+        "Credential file for gs:// models. Unset: gcloud's login, else the metadata server, else none (public buckets).",
+        "a file",
+    ),
+    Setting(
+        "gcloud_config",
+        ("CLOUDSDK_CONFIG",),
+        _path,
+        None,
+        "Directory that holds gcloud's login. Unset: `~/.config/gcloud`.",
+        "a directory",
+    ),
+    Setting(
+        "gce_metadata_host",
+        ("GCE_METADATA_HOST",),
+        str,
+        "169.254.169.254",
+        "Google's metadata server, asked for a token when no credential file is found: one try, one second.",
+        "`host` or `host:port`",
+    ),
+    Setting("no_gce_check", ("NO_GCE_CHECK",), _boolean, False, "Never ask the metadata server.", _BOOLEAN),
+    Setting(
+        "storage_emulator_host",
+        ("STORAGE_EMULATOR_HOST",),
+        _emulator,
+        None,
+        "Emulator to read gs:// models from instead of Google Cloud Storage, without credentials.",
+        "an http or https URL, or `host:port`",
+    ),
+    Setting(
+        "aws_endpoint_url",
+        ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        _url,
+        None,
+        "Base URL of S3-compatible storage. Unset: AWS in the bucket's region.",
+        "an http or https URL",
+    ),
+    Setting(
+        "aws_region",
+        ("AWS_REGION", "AWS_DEFAULT_REGION"),
+        str,
+        None,
+        "Region that S3 requests are signed for. Unset: that of the profile, else `us-east-1`; what S3 says wins.",
+        "the name of a region",
+    ),
+    Setting(
+        "aws_profile",
+        ("AWS_DEFAULT_PROFILE", "AWS_PROFILE"),
+        str,
+        None,
+        "Profile of the shared AWS files. All other `AWS_*` variables of the standard credential chain (keys, session token, files, web identity, container and instance metadata) are read by botocore.",
+        "the name of a profile",
+    ),
+    Setting(
+        "aws_s3_use_path_style",
+        ("AWS_S3_USE_PATH_STYLE",),
+        _boolean,
+        False,
+        "Put the bucket into the path of S3 URLs, as MinIO and Ceph want it.",
+        _BOOLEAN,
+    ),
+    Setting(
+        "aws_s3_addressing_style",
+        ("AWS_S3_ADDRESSING_STYLE",),
+        _addressing_style,
+        "auto",
+        "Where the bucket goes: `virtual` in front of the host, `path` into the path; `auto` is `virtual` but for addresses, names without a dot and Oracle OCI.",
+        ", ".join(ADDRESSING_STYLES),
+    ),
+    Setting(
+        "aws_ca_bundle",
+        ("AWS_CA_BUNDLE",),
+        _path,
+        None,
+        "PEM file of the authorities to trust for S3, where `SSL_CERT_FILE` is not set.",
+        "a file",
+    ),
+    Setting(
+        "ngc_api_key",
+        ("NGC_CLI_API_KEY", "NGC_API_KEY"),
+        NamedSecret,
+        None,
+        "Key for NGC models that are not open to guests: a personal or service key (`nvapi-…`), a JWT or a legacy key.",
+        "a key",
+    ),
+    Setting(
+        "ngc_api_url",
+        ("NGC_CLI_API_URL",),
+        _url,
+        "https://api.ngc.nvidia.com",
+        "Base URL of NGC's API, or of a proxy that speaks it.",
+        "an http or https URL",
+    ),
+    Setting(
+        "ngc_auth_url",
+        ("NGC_CLI_AUTH_URL",),
+        _url,
+        "https://authn.nvidia.com",
+        "Base URL of the service that exchanges legacy NGC keys for tokens.",
+        "an http or https URL",
+    ),
+    Setting(
+        "modelscope_api_token",
+        ("MODELSCOPE_API_TOKEN",),
+        Secret,
+        None,
+        "Access token for private ModelScope models.",
+        "a token",
+    ),
+    Setting(
+        "modelscope_endpoint",
+        ("MODELSCOPE_ENDPOINT",),
+        _url,
+        "https://www.modelscope.cn",
+        "Base URL of ModelScope, its international site or a private one.",
+        "an http or https URL",
+    ),
+    Setting(
+        "modelscope_cache",
+        ("MODELSCOPE_CACHE",),
+        _path,
+        None,
+        "Existing ModelScope cache to read from (never written). Unset: `~/.cache/modelscope`.",
+        "a directory",
+    ),
     Setting("http_proxy", ("http_proxy", "HTTP_PROXY"), Secret, None, "Proxy for http:// sources.", "a proxy URL"),
     Setting("https_proxy", ("https_proxy", "HTTPS_PROXY"), Secret, None, "Proxy for https:// sources.", "a proxy URL"),
     Setting(
@@ -238,6 +386,23 @@ class Settings:
     hf_endpoint: str
     hf_home: Path | None
     hf_hub_cache: Path | None
+    google_credentials: Path | None
+    gcloud_config: Path | None
+    gce_metadata_host: str
+    no_gce_check: bool
+    storage_emulator_host: str | None
+    aws_endpoint_url: str | None
+    aws_region: str | None
+    aws_profile: str | None
+    aws_s3_use_path_style: bool
+    aws_s3_addressing_style: str
+    aws_ca_bundle: Path | None
+    ngc_api_key: NamedSecret | None
+    ngc_api_url: str
+    ngc_auth_url: str
+    modelscope_api_token: Secret | None
+    modelscope_endpoint: str
+    modelscope_cache: Path | None
     http_proxy: Secret | None
     https_proxy: Secret | None
     all_proxy: Secret | None
@@ -256,16 +421,17 @@ def _value(setting: Setting, environ: Mapping[str, str]) -> Any:
         if not text.strip():
             continue
         try:
-            return setting.read(text)
+            value = setting.read(text)
         except ValueError:
             raise UsageError(
                 f"{name}={_shown(setting, text)} cannot be read", remedy=f"set {name} to {setting.accepts}, or unset it"
             ) from None
+        return replace(value, name=name) if isinstance(value, NamedSecret) else value
     return setting.default
 
 
 def _shown(setting: Setting, text: str) -> str:
-    return "***" if setting.read is Secret else repr(text)
+    return "***" if setting.read in (Secret, NamedSecret) else repr(text)
 
 
 def field_names() -> tuple[str, ...]:

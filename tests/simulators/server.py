@@ -334,6 +334,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.do_GET()
 
+    def do_PUT(self) -> None:
+        self.do_GET()
+
     def log_message(self, format: str, *args: object) -> None:
         """Keep quiet: the record is ``FaultyServer.requests``."""
 

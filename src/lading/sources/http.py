@@ -12,6 +12,7 @@ asks once and streams; :func:`read_range` checks the answer to a range request, 
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import ssl
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin
 
 from lading import __version__
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _DISCARD_BYTES = 64 << 10
+_Json = TypeVar("_Json", dict[str, object], list[object])
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(?:(\d{1,19})|\*)", re.ASCII)
 
 
@@ -67,6 +69,16 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
     url: str
+
+    def json(self, kind: type[_Json]) -> _Json:
+        """The body as a JSON object or array; ValueError, whose text completes "it answers with …", for another."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise ValueError("something that is not JSON") from None
+        if not isinstance(value, kind):
+            raise ValueError("other JSON")  # noqa: TRY004  # one kind of error for what is wrong with an answer
+        return value
 
 
 class HttpClient:
@@ -106,7 +118,7 @@ class HttpClient:
         while True:
             tried += 1
             try:
-                return self._fetch_once(url, headers)
+                return self.fetch_once(url, headers)
             except PassingFault as fault:
                 failing_seconds = self._clock() - began
                 delay = retry_delay_seconds(fault, tried, failing_seconds, self._limits, self._jitter())
@@ -114,6 +126,12 @@ class HttpClient:
                     raise gave_up(fault, tried) from fault
                 self._report(RetryScheduled(redacted(url), fault.message, delay))
             self._sleep(delay)
+
+    def fetch_once(self, url: str, headers: Mapping[str, str]) -> Answer:
+        """The small answer to a GET, asked for once: as :meth:`fetch`, but PassingFault for a fault that may pass."""
+        with self.open(url, headers) as response:
+            response.raise_if_passing()
+            return Answer(response.status, response.headers, response.read_all(), response.url)
 
     @contextmanager
     def open(self, url: str, headers: Mapping[str, str]) -> Iterator[Response]:
@@ -134,11 +152,6 @@ class HttpClient:
             pools, self._pools = self._pools, {}
         for pool in pools.values():
             pool.clear()
-
-    def _fetch_once(self, url: str, headers: Mapping[str, str]) -> Answer:
-        with self.open(url, headers) as response:
-            response.raise_if_passing()
-            return Answer(response.status, response.headers, response.read_all(), response.url)
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> Response:
         here = url
@@ -347,6 +360,14 @@ def read_range(response: Response, start: int, end: int, size_bytes: int) -> Ran
                 raise RangeIgnored(f"{where} ignores byte ranges")
             return RangeBody(response, end)
     raise SourceProtocolError(f"{where} answers a range request with HTTP {response.status}")
+
+
+def file_bytes(response: Response | Answer) -> int | None:
+    """The size of the whole file, as the answer to a request for all or a range of it tells; None where it does not."""
+    if response.status == 200:
+        return _count(response.headers.get("Content-Length"))
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    return _count(found[3]) if found and response.status in (206, 416) else None
 
 
 def _count(text: str | None) -> int | None:

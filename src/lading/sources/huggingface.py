@@ -13,11 +13,9 @@ Rules kept here:
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from io import BytesIO
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -34,23 +32,21 @@ from lading.errors import (
     SourceProtocolError,
     SourceUnreachable,
     Unauthorized,
-    UsageError,
 )
 from lading.events import Note, Report, ignore
 from lading.model.manifest import FileEntry, Manifest
 from lading.secret import Secret
-from lading.sources.http import Answer, HttpClient, Response, range_header, read_range
+from lading.sources.http import Answer, HttpClient, Response
 from lading.sources.huggingface_cache import COMMIT, HuggingFaceCache
-from lading.sources.interface import PassingFault, RangeReader, nearest, only_file
-from lading.sources.urls import origin, redacted
+from lading.sources.interface import LARGEST_FILE_BYTES, RangeReader, nearest, only_file, usable_token
+from lading.sources.links import LinkedFiles
+from lading.sources.urls import endpoint_origin, origin, redacted
 from lading.uri import ModelUri
 
 MOST_FILES = 200_000
 
 _API = "/api/models/"
 _LINK = re.compile(r"<([^<>]*)>([^<]*)")
-_REFUSED_LINK = {401, 403, 404, 410}
-_LARGEST_FILE_BYTES = 1 << 62
 _Json = TypeVar("_Json", dict[str, object], list[object])
 
 
@@ -69,11 +65,11 @@ class HuggingFaceSource:
     ) -> None:
         self._client = client
         self._endpoint = endpoint.rstrip("/")
-        self._origin = _endpoint_origin(self._endpoint)
-        self._token = _usable(token)
+        self._origin = endpoint_origin(self._endpoint, "HF_ENDPOINT", "HF_TOKEN")
+        self._token = usable_token(token, "HF_TOKEN")
         self._caches = caches
         self._report = report
-        self._links: dict[ModelUri, str] = {}
+        self._files = LinkedFiles(client, self._origin, self._headers)
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files of the model, or the one it names, at the commit its revision stands for now.
@@ -98,17 +94,14 @@ class HuggingFaceSource:
     @contextmanager
     def open_range(self, file: FileEntry, start: int, end: int) -> Iterator[RangeReader]:
         """The bytes of one range, from storage where the hub redirects there."""
-        if not 0 <= start <= end <= file.size_bytes:
-            raise ValueError(f"{file.path}: no bytes {start} to {end} in {file.size_bytes}")
-        if start == end:
-            yield BytesIO()
-            return
-        with ExitStack() as stack:
-            response = self._opened(stack, file.uri, range_header(start, end))
-            response.raise_if_passing()
-            if response.status not in (200, 206, 416):
-                raise self._refused_range(response, file.uri)
-            yield read_range(response, start, end, file.size_bytes)
+        path = quote(file.uri.file or "")
+        url = f"{self._endpoint}/{file.uri.location}/resolve/{quote(file.uri.revision or 'main', safe='')}/{path}"
+
+        def refusal(answer: Response) -> SourceError:
+            return self._refusal(answer.status, answer.headers, file.uri)
+
+        with self._files.open_range(file, url, start, end, refusal) as body:
+            yield body
 
     def local_copy(self, file: FileEntry) -> Path | None:
         """The file in a Hugging Face cache, by its name at its commit or by its digest."""
@@ -153,28 +146,6 @@ class HuggingFaceSource:
         except ValueError as error:
             raise self._no_hub(f"{self._endpoint}{_API}{pinned.location}", f"it lists {error}") from None
 
-    def _opened(self, stack: ExitStack, file: ModelUri, wanted: dict[str, str]) -> Response:
-        link = self._links.get(file)
-        if link:
-            response = self._open_link(stack, link, file, wanted)
-            if response.status not in _REFUSED_LINK:
-                return response
-            response.close()
-            self._links.pop(file, None)
-        path = quote(file.file or "")
-        url = f"{self._endpoint}/{file.location}/resolve/{quote(file.revision or 'main', safe='')}/{path}"
-        response = stack.enter_context(self._client.open(url, self._headers(url) | wanted))
-        if response.url != url and response.status in (200, 206):
-            self._links[file] = response.url
-        return response
-
-    def _open_link(self, stack: ExitStack, link: str, file: ModelUri, wanted: dict[str, str]) -> Response:
-        try:
-            return stack.enter_context(self._client.open(link, self._headers(link) | wanted))
-        except SourceUnreachable:
-            self._links.pop(file, None)  # the hub may know another storage host by the next try
-            raise
-
     def _headers(self, url: str) -> dict[str, str]:
         if self._token is None or origin(url) != self._origin:
             return {}
@@ -192,26 +163,14 @@ class HuggingFaceSource:
 
     def _json(self, answer: Answer, kind: type[_Json]) -> _Json:
         try:
-            value = json.loads(answer.body)
-        except (ValueError, RecursionError):
-            raise self._no_hub(answer.url, "it answers with something that is not JSON") from None
-        if not isinstance(value, kind):
-            raise self._no_hub(answer.url, "it answers with other JSON")
-        return value
+            return answer.json(kind)
+        except ValueError as error:
+            raise self._no_hub(answer.url, f"it answers with {error}") from None
 
     def _no_hub(self, url: str, why: str) -> SourceProtocolError:
         return SourceProtocolError(
             f"{redacted(url)} does not behave as a Hugging Face hub does: {why}",
             remedy=f"check that HF_ENDPOINT={self._endpoint} is a hub, and that no login page answers in its place",
-        )
-
-    def _refused_range(self, response: Response, file: ModelUri) -> SourceError:
-        if origin(response.url) == self._origin:
-            return self._refusal(response.status, response.headers, file)
-        return PassingFault(
-            f"{redacted(response.url)}, where the hub sent us for {file.file}, answers HTTP {response.status}",
-            remedy="check this machine's clock: links to storage are valid for a short time only",
-            status=response.status,
         )
 
     def _refusal(self, status: int, headers: Mapping[str, str], model: ModelUri) -> SourceError:
@@ -315,7 +274,7 @@ def parse_entry(pinned: ModelUri, item: object) -> FileEntry | None:
             return None
         case _:
             raise ValueError("something that is no file")
-    if type(size_bytes) is not int or not 0 <= size_bytes < _LARGEST_FILE_BYTES:
+    if type(size_bytes) is not int or not 0 <= size_bytes < LARGEST_FILE_BYTES:
         raise ValueError(f"{path!r} with a size of {size_bytes!r}")
     try:
         digest = Digest(algorithm, oid)
@@ -353,26 +312,6 @@ def ref_names(refs: Mapping[str, object]) -> list[str]:
             if isinstance(member, dict) and isinstance(member.get("name"), str):
                 found.append(member["name"])
     return found
-
-
-def _endpoint_origin(endpoint: str) -> tuple[str, str, int]:
-    try:
-        found = origin(endpoint)
-    except ValueError:
-        raise UsageError(
-            "HF_ENDPOINT is not the URL of a hub", remedy="set HF_ENDPOINT to https://host, or unset it"
-        ) from None
-    if "@" in urlsplit(endpoint).netloc:
-        raise UsageError("HF_ENDPOINT holds credentials", remedy="set HF_ENDPOINT without them, and HF_TOKEN")
-    return found
-
-
-def _usable(token: Secret | None) -> Secret | None:
-    """The token without the white space around it that files and prompts leave; None for an empty one."""
-    text = token.reveal().strip() if token else ""
-    if not (text.isascii() and text.isprintable()) or " " in text:
-        raise UsageError("HF_TOKEN holds characters that no token has", remedy="set HF_TOKEN to the token alone")
-    return Secret(text) if text else None
 
 
 def _said(headers: Mapping[str, str]) -> str:

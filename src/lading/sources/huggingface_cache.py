@@ -10,24 +10,19 @@ git's blob id of any other (40 digits). Copies made without links hold plain fil
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lading.digest import Digest
 from lading.errors import ContentError
 from lading.model.manifest import FileEntry, Manifest, check_path
+from lading.sources.snapshot import files_below, lack, real_file
 from lading.uri import ModelUri
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 _ALGORITHMS = {64: "sha256", 40: "gitsha1"}
-_CONFIGS = {"config.json", "adapter_config.json", "params.json"}
-_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def cache_roots(hub_cache: Path | None, hf_home: Path | None, home: Path | None) -> tuple[Path, ...]:
@@ -75,28 +70,14 @@ class HuggingFaceCache:
         pinned = model.model.with_revision(commit)
         snapshot = self.folder(model.location) / "snapshots" / commit
         try:
-            entries = [self._entry(pinned, snapshot, path) for path in _files_below(snapshot)]
+            entries = [self._entry(pinned, snapshot, path) for path in files_below(snapshot)]
             return Manifest.of(model, commit, entries) if entries else None
         except (ContentError, OSError):
             return None
 
     def lack(self, manifest: Manifest) -> str | None:
-        """What a snapshot obviously lacks to be a whole model, as a clause; None when nothing shows.
-
-        The cache does not say which files a model has, so this looks for a config, for weights, and for the shards that
-        the weights' index names.
-        """
-        paths = {entry.path for entry in manifest.files}
-        if not paths & _CONFIGS:
-            return "config.json is missing"
-        if not any(path.endswith(_WEIGHTS) for path in paths):
-            return "the weights are missing"
-        index = next((name for name in _INDEXES if name in paths), None)
-        shards = self._shards(manifest, index) if index else frozenset()
-        if shards is None:
-            return f"{index} cannot be read"
-        missing = sorted(shards - paths)
-        return f"{missing[0]} is missing" if missing else None
+        """What a snapshot obviously lacks to be a whole model, as a clause; None when nothing shows."""
+        return lack(manifest, lambda path: self.find(manifest.source.location, manifest.revision or "", path))
 
     def _commit(self, repo: str, revision: str) -> str | None:
         if COMMIT.fullmatch(revision):
@@ -117,28 +98,8 @@ class HuggingFaceCache:
         etag = f'"{digest.hex}"' if digest else None
         return FileEntry(name, real.stat().st_size, pinned.with_file(name), digest, etag)
 
-    def _shards(self, manifest: Manifest, index: str) -> frozenset[str] | None:
-        path = self.find(manifest.source.location, manifest.revision or "", index)
-        try:
-            shards = json.loads(path.read_bytes())["weight_map"].values() if path else ()
-            return frozenset(str(shard) for shard in shards)
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-            return None
-
     def _real_file(self, path: Path) -> Path | None:
-        try:
-            real = Path(os.path.realpath(path, strict=True))
-            root = Path(os.path.realpath(self.root, strict=True))
-        except (OSError, ValueError):
-            return None
-        usable = real.is_relative_to(root) and real.suffix != ".incomplete"
-        return real if usable and real.is_file() and os.access(real, os.R_OK) else None
-
-
-def _files_below(directory: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            yield Path(folder, name)
+        return real_file(path, self.root)
 
 
 def _digest_named(name: str) -> Digest | None:

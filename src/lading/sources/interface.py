@@ -13,9 +13,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
-from lading.errors import FileNotFoundAtSource, SourceProtocolError, SourceUnreachable
+from lading.errors import FileNotFoundAtSource, SourceProtocolError, SourceUnreachable, UsageError
 from lading.model.manifest import FileEntry, Manifest
+from lading.secret import Secret
 from lading.uri import ModelUri
+
+LARGEST_FILE_BYTES = 1 << 62
 
 
 class PassingFault(SourceUnreachable):
@@ -99,8 +102,26 @@ def only_file(manifest: Manifest, path: str | None) -> Manifest:
     )
 
 
+def usable_token(token: Secret | None, setting: str) -> Secret | None:
+    """The token of ``setting`` without the white space around it that files and prompts leave; None for an empty one.
+
+    Raises UsageError for one that no header can carry.
+    """
+    text = token.reveal().strip() if token else ""
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise UsageError(f"{setting} holds characters that no token has", remedy=f"set {setting} to the token alone")
+    return Secret(text) if text else None
+
+
 def nearest(name: str, names: Sequence[str], most: int = 3) -> list[str]:
     """Those of ``names`` that a person who wrote ``name`` may have meant, best first."""
     same_base = [each for each in names if each.rpartition("/")[2] == name.rpartition("/")[2]]
     alike = get_close_matches(name, names, n=most)
     return list(dict.fromkeys(same_base + alike))[:most]
+
+
+def is_empty_range(file: FileEntry, start: int, end: int) -> bool:
+    """Whether the range holds no byte, which no server can be asked for; ValueError when it leaves the file."""
+    if not 0 <= start <= end <= file.size_bytes:
+        raise ValueError(f"{file.path}: no bytes {start} to {end} in {file.size_bytes}")
+    return start == end

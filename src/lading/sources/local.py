@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lading.errors import ContentError, MachineError, MalformedModel, ModelNotFound, SizeMismatch
 from lading.model.manifest import FileEntry, Manifest
-from lading.sources.interface import RangeReader, only_file
+from lading.sources.interface import RangeReader, is_empty_range, only_file
 from lading.uri import ModelUri
 
 MOST_FILES = 200_000
@@ -52,8 +52,7 @@ class LocalSource:
     @contextmanager
     def open_range(self, file: FileEntry, start: int, end: int) -> Iterator[RangeReader]:
         """The bytes of one range, read from the file; a ContentError when it changed since it was listed."""
-        if not 0 <= start <= end <= file.size_bytes:
-            raise ValueError(f"{file.path}: no bytes {start} to {end} in {file.size_bytes}")
+        is_empty_range(file, start, end)
         path = _path(file)
         try:
             opened = path.open("rb", buffering=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from lading.errors import SourceProtocolError
+from lading.errors import SourceProtocolError, UsageError
 
 _PORTS = {"http": 80, "https": 443}
 _HARMLESS_HEADERS = {"accept", "accept-encoding", "range", "user-agent"}
@@ -17,6 +17,19 @@ def origin(url: str) -> tuple[str, str, int]:
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError("not an http or https URL")
     return parts.scheme, parts.hostname.rstrip("."), parts.port or _PORTS[parts.scheme]
+
+
+def endpoint_origin(endpoint: str, setting: str, credential: str) -> tuple[str, str, int]:
+    """The origin of the endpoint in ``setting``; UsageError where it has none, or holds what ``credential`` is for."""
+    try:
+        found = origin(endpoint)
+    except ValueError:
+        raise UsageError(
+            f"{setting} is not the URL of a hub", remedy=f"set {setting} to https://host, or unset it"
+        ) from None
+    if "@" in urlsplit(endpoint).netloc:
+        raise UsageError(f"{setting} holds credentials", remedy=f"set {setting} without them, and {credential}")
+    return found
 
 
 def is_http_url(url: str) -> bool:

@@ -1,0 +1,245 @@
+"""Models in a bucket of Google Cloud Storage, by its JSON API.
+
+Two kinds of calls: ``/storage/v1/b/{bucket}/o?prefix=…`` lists page by page, ``…/o/{key}?alt=media&generation=…`` reads
+a range. Rules kept here:
+
+* a file is pinned by its object's generation, its etag in the manifest: later reads give those bytes or an error;
+* the promise is the MD5, or the CRC32C of composite objects, which have no MD5;
+* only keys below the prefix at a ``/`` are the model's; keys that end in ``/`` stand for directories and are no files;
+* the token goes to the storage host alone, is made anew once when that rejects it, and never goes to an emulator.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+from lading.digest import Digest
+from lading.errors import (
+    ContentError,
+    MalformedModel,
+    ModelNotFound,
+    RateLimited,
+    SourceError,
+    SourceProtocolError,
+    Unauthorized,
+)
+from lading.model.manifest import FileEntry, Manifest
+from lading.sources.gcs_credentials import GoogleCredentials
+from lading.sources.http import Answer, HttpClient, Response, range_header, read_range
+from lading.sources.interface import LARGEST_FILE_BYTES, RangeReader, is_empty_range, only_file
+from lading.sources.urls import redacted
+from lading.uri import ModelUri
+
+ENDPOINT = "https://storage.googleapis.com"
+MOST_FILES = 200_000
+
+_FIELDS = "items(name,size,generation,md5Hash,crc32c,contentEncoding),nextPageToken"
+_PAGE_SIZE = 1000
+_AGAIN = "list the model's files again (--refresh)"
+_R = TypeVar("_R", Answer, Response)
+
+
+class GcsSource:
+    """The storage at ``endpoint``, asked with ``credentials``; without them, as for an emulator, anonymously."""
+
+    in_place = False
+
+    def __init__(
+        self, client: HttpClient, credentials: GoogleCredentials | None = None, endpoint: str = ENDPOINT
+    ) -> None:
+        self._client = client
+        self._credentials = credentials
+        self._endpoint = endpoint.rstrip("/")
+
+    def list_files(self, model: ModelUri) -> Manifest:
+        """All files below the prefix, or the one the URI names, at their generations of now."""
+        found = (self._entry(model, item) for item in self._items(model))
+        files = [entry for entry in found if entry]
+        if not files:
+            raise ModelNotFound(
+                f"{model.model} holds no files",
+                remedy="check the prefix: it names a whole directory; one object is named gs://bucket/prefix?file=name",
+            )
+        return only_file(Manifest.of(model, None, files), model.file)
+
+    @contextmanager
+    def open_range(self, file: FileEntry, start: int, end: int) -> Iterator[RangeReader]:
+        """The bytes of one range of the generation that was listed; a ContentError when that is gone."""
+        if is_empty_range(file, start, end):
+            yield BytesIO()
+            return
+        key = quote(_key(file.uri), safe="")
+        url = f"{self._objects(file.uri)}/{key}?{urlencode({'alt': 'media', 'generation': file.etag or ''})}"
+        with ExitStack() as stack:
+            wanted = range_header(start, end)
+            response = self._authorized(lambda headers: stack.enter_context(self._client.open(url, headers | wanted)))
+            response.raise_if_passing()
+            generation = response.headers.get("X-Goog-Generation", file.etag)
+            if response.status in (404, 412) or generation != file.etag:
+                raise ContentError(f"{file.uri} was replaced or deleted after it was listed", remedy=_AGAIN)
+            if response.status not in (200, 206, 416):
+                answer = Answer(response.status, response.headers, response.read_all(), response.url)
+                raise self._refusal(answer, file.uri)
+            yield read_range(response, start, end, file.size_bytes)
+
+    def local_copy(self, file: FileEntry) -> Path | None:  # noqa: ARG002  # the port's signature
+        """None: no copy is kept on this machine."""
+        return None
+
+    def _items(self, model: ModelUri) -> Iterator[object]:
+        query = {"prefix": _start(model), "maxResults": str(_PAGE_SIZE), "fields": _FIELDS}
+        listed = 0
+        tokens: set[str] = set()
+        while True:
+            url = f"{self._objects(model)}?{urlencode(query, quote_via=quote)}"
+            items, token = self._page(url, model)
+            yield from items
+            listed += len(items)
+            if listed > MOST_FILES:
+                raise MalformedModel(f"{model} holds more than {MOST_FILES} files", remedy="name the model's prefix")
+            if not token:
+                return
+            if token in tokens:
+                raise self._no_storage(url, "the pages of its listing go in a circle")
+            tokens.add(token)
+            query["pageToken"] = token
+
+    def _page(self, url: str, model: ModelUri) -> tuple[list[object], str]:
+        try:
+            answer = self._authorized(lambda headers: self._client.fetch(url, headers))
+        except RateLimited as error:
+            raise RateLimited(error.message, remedy="wait and start again; what was fetched is kept") from error
+        if answer.status != 200:
+            raise self._refusal(answer, model)
+        try:
+            page = answer.json(dict)
+        except ValueError as error:
+            raise self._no_storage(url, f"it answers with {error}") from None
+        items, token = page.get("items", []), page.get("nextPageToken", "")
+        if not isinstance(items, list) or not isinstance(token, str):
+            raise self._no_storage(url, "it answers with something that is no listing")
+        return items, token
+
+    def _entry(self, model: ModelUri, item: object) -> FileEntry | None:
+        try:
+            return parse_entry(model, item)
+        except ValueError as error:
+            raise self._no_storage(self._objects(model), f"it lists {error}") from None
+
+    def _authorized(self, ask: Callable[[dict[str, str]], _R]) -> _R:
+        """The answer to ``ask`` with the headers of a token, asked once more with a new one after a 401."""
+        if self._credentials is None or self._client.offline:
+            return ask({})
+        headers = self._credentials.headers()
+        answer = ask(headers)
+        return ask(self._credentials.headers(rejected=headers)) if answer.status == 401 and headers else answer
+
+    def _objects(self, model: ModelUri) -> str:
+        return f"{self._endpoint}/storage/v1/b/{quote(_bucket(model), safe='')}/o"
+
+    def _refusal(self, answer: Answer, model: ModelUri) -> SourceError:
+        """The error for an answer that is no answer, by its status."""
+        bucket, said = f"gs://{_bucket(model)}", _said(answer)
+        name = self._credentials.name if self._credentials else None
+        match answer.status:
+            case 404:
+                return ModelNotFound(f"there is no bucket {bucket}{said}", remedy="check the name after gs://")
+            case 401 | 403 if name is None:
+                return Unauthorized(
+                    f"{bucket} is not public, and no Google credentials were found{said}",
+                    remedy="set GOOGLE_APPLICATION_CREDENTIALS to a key file, run gcloud auth application-default "
+                    "login, or attach a service account to this machine or workload",
+                )
+            case 401:
+                return Unauthorized(
+                    f"Google Cloud Storage rejects the token of {name}{said}",
+                    remedy="check that this account still exists; log in again or make a new key",
+                )
+            case 403:
+                return Unauthorized(
+                    f"{name} may not read {model.model}{said}",
+                    remedy=f"grant its account roles/storage.objectViewer on {bucket}",
+                )
+        return self._no_storage(self._objects(model), f"it answers HTTP {answer.status}{said}")
+
+    def _no_storage(self, url: str, why: str) -> SourceProtocolError:
+        return SourceProtocolError(
+            f"{redacted(url)} does not behave as Google Cloud Storage does: {why}",
+            remedy="check STORAGE_EMULATOR_HOST where it is set, and that no login page answers in its place",
+        )
+
+
+def parse_entry(model: ModelUri, item: object) -> FileEntry | None:
+    """The file that one object of a listing is; None for the marker of a directory.
+
+    Raises ValueError, whose text completes "it lists …", for an object of another shape, UnsafePath for its name,
+    MalformedModel for one whose bytes are stored compressed.
+    """
+    match item:
+        case {"name": str(name), "size": str() | int() as size, "generation": str() | int() as generation, **rest}:
+            size_bytes, version = _count(size), _count(generation)
+        case _:
+            raise ValueError("something that is no object")
+    start = _start(model)
+    if not name.startswith(start):
+        raise ValueError(f"{name!r} below {start!r}")
+    path = name.removeprefix(start)
+    if not path or path.endswith("/"):
+        return None
+    if size_bytes is None or version is None:
+        raise ValueError(f"{name!r} with a size of {size!r} and the generation {generation!r}")
+    if rest.get("contentEncoding") not in (None, "", "identity"):
+        raise MalformedModel(
+            f"{model.with_file(path)} is stored compressed: the bytes that were listed are not the file's own",
+            remedy="upload it again without compression (gsutil cp without -z or -Z)",
+        )
+    return FileEntry(path, size_bytes, model.with_file(path), _digest(name, rest), str(version))
+
+
+def _digest(name: str, item: Mapping[object, object]) -> Digest | None:
+    """The object's MD5; else its CRC32C, big-endian as it is listed; None where neither is told."""
+    for field, algorithm in (("md5Hash", "md5"), ("crc32c", "crc32c")):
+        text = item.get(field)
+        if text is None:
+            continue
+        try:
+            return Digest(algorithm, b64decode(str(text), validate=True).hex())
+        except ValueError:
+            raise ValueError(f"{name!r} with the {field} {str(text)[:80]!r}") from None
+    return None
+
+
+def _count(value: str | int) -> int | None:
+    """The number that a listing says, as text or as a number; None where it is none, or one that no file has."""
+    text = str(value)
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+    return number if number is not None and number < LARGEST_FILE_BYTES else None
+
+
+def _bucket(model: ModelUri) -> str:
+    return model.location.partition("/")[0]
+
+
+def _start(model: ModelUri) -> str:
+    """What the keys of the model's files start with."""
+    prefix = model.location.partition("/")[2]
+    return f"{prefix}/" if prefix else ""
+
+
+def _key(file: ModelUri) -> str:
+    return f"{_start(file)}{file.file or ''}"
+
+
+def _said(answer: Answer) -> str:
+    """The sentence of a refusal, to be shown, where it has Google's form."""
+    with suppress(ValueError):
+        match answer.json(dict).get("error"):
+            case {"message": str(message)} if message:
+                return f" (it says: {''.join(char for char in message if char.isprintable())[:200]})"
+    return ""

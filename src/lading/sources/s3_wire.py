@@ -1,0 +1,185 @@
+"""What is said between us and an S3 server, as values: addresses, pages of a listing, refusals. Pure.
+
+Names come from a server and go into URLs, host names and signatures, so they are checked or encoded here, once: keys
+byte by byte as SigV4 wants them, regions by their alphabet before they become part of a host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import ip_address
+from urllib.parse import quote, unquote_plus, urlsplit
+from xml.etree import ElementTree
+
+from lading.digest import Digest
+from lading.sources.interface import LARGEST_FILE_BYTES
+
+_REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
+_HOST_LABELS = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
+_MD5 = re.compile(r"[0-9a-f]{32}")
+_CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
+_PATH_STYLE_HOSTS = (".oraclecloud.com", ".localhost")
+
+
+class Addressing(StrEnum):
+    """Where the bucket stands in a URL: before the host, in the path, or where the endpoint is known to want it."""
+
+    AUTO = "auto"
+    VIRTUAL = "virtual"
+    PATH = "path"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where requests about one bucket go, and the region that they are signed for."""
+
+    endpoint: str
+    bucket: str
+    region: str
+    is_path_style: bool
+
+    def url(self, key: str = "", query: Mapping[str, str] | None = None) -> str:
+        """The URL of an object, of the bucket itself for the empty key."""
+        scheme, _, host = self.endpoint.partition("://")
+        base = f"{self.endpoint}/{self.bucket}" if self.is_path_style else f"{scheme}://{self.bucket}.{host}"
+        path = f"/{quote(key, safe='/')}" if key or not self.is_path_style else ""
+        pairs = sorted((quote(name, safe=""), quote(value, safe="")) for name, value in (query or {}).items())
+        return f"{base}{path}{'?' if pairs else ''}{'&'.join(f'{name}={value}' for name, value in pairs)}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of a listing. ``etag`` has its quotes; None where the server gives none."""
+
+    key: str
+    size_bytes: int
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a listing; ``prefixes`` are those rolled up by a delimiter; ``token`` None on the last page."""
+
+    objects: tuple[StoredObject, ...]
+    prefixes: tuple[str, ...]
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer that is none: its status, S3's error code ("" where it gave none), the region it says is right."""
+
+    status: int
+    code: str
+    region: str | None
+
+
+def aws_endpoint(region: str) -> str:
+    """The endpoint of AWS in a region."""
+    return f"https://s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
+
+
+def is_region(text: str) -> bool:
+    """Whether the text can be the name of a region, of AWS or of a server that makes up its own."""
+    return bool(_REGION.fullmatch(text))
+
+
+def is_path_style(endpoint: str, bucket: str, addressing: Addressing) -> bool:
+    """Whether the bucket goes into the path.
+
+    With AUTO it does for endpoints that have no host name per bucket (addresses, names without a dot, ``localhost``,
+    Oracle's compatibility API) and for buckets whose name makes none, or none that a wildcard certificate covers.
+    """
+    if addressing is not Addressing.AUTO:
+        return addressing is Addressing.PATH
+    parts = urlsplit(endpoint)
+    host = (parts.hostname or "").rstrip(".")
+    makes_no_host = not _HOST_LABELS.fullmatch(bucket) or (parts.scheme == "https" and "." in bucket)
+    return makes_no_host or "." not in host or host.endswith(_PATH_STYLE_HOSTS) or _is_ip_address(host)
+
+
+def parse_page(body: bytes) -> Page:
+    """The page that a ListObjectsV2 answer holds; ValueError, whose text completes "it answers with …", for others."""
+    root = _parse_xml(body)
+    if _name(root) != "ListBucketResult":
+        raise ValueError("something that is no listing")
+    fields = _texts(root)
+    decode = unquote_plus if fields.get("EncodingType") == "url" else _as_it_stands
+    objects, prefixes = [], []
+    for child in root:
+        if _name(child) == "Contents":
+            objects.append(_parse_object(_texts(child), decode))
+        elif _name(child) == "CommonPrefixes":
+            prefixes.append(decode(_texts(child).get("Prefix", "")))
+    token = fields.get("NextContinuationToken") if fields.get("IsTruncated") == "true" else None
+    if fields.get("IsTruncated") == "true" and not token:
+        raise ValueError("a page that names no next one and is not the last")
+    return Page(tuple(objects), tuple(prefixes), token)
+
+
+def parse_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
+    """What an answer that is no success says, however malformed."""
+    try:
+        fields = _texts(_parse_xml(body))
+    except ValueError:
+        fields = {}
+    code = fields.get("Code", "")
+    region = headers.get("x-amz-bucket-region") or fields.get("Region") or ""
+    return Refusal(status, code if _CODE.fullmatch(code) else "", region if is_region(region) else None)
+
+
+def quoted_etag(text: str | None) -> str | None:
+    """An etag as ``If-Match`` wants it; None for none. Servers leave the quotes out in listings, some in answers."""
+    bare = (text or "").strip().removeprefix("W/").strip('"')
+    return f'"{bare}"' if bare and '"' not in bare and bare.isprintable() and bare.isascii() else None
+
+
+def possible_md5(etag: str | None) -> Digest | None:
+    """The MD5 that an etag is unless the object is encrypted under a key; None for etags of multipart uploads."""
+    bare = (etag or "").strip('"').lower()
+    return Digest("md5", bare) if _MD5.fullmatch(bare) else None
+
+
+def etag_is_md5(headers: Mapping[str, str]) -> bool:
+    """Whether the headers of an object's answer leave its etag the MD5 of its bytes: not so with KMS or own keys."""
+    encryption = headers.get("x-amz-server-side-encryption", "AES256")
+    return encryption == "AES256" and "x-amz-server-side-encryption-customer-algorithm" not in headers
+
+
+def _parse_object(fields: Mapping[str, str], decode: Callable[[str], str]) -> StoredObject:
+    key, size = decode(fields.get("Key", "")), fields.get("Size", "")
+    if not key or not (size.isascii() and size.isdecimal()) or len(size) > 19 or int(size) >= LARGEST_FILE_BYTES:
+        raise ValueError(f"an object {key!r} with a size of {size[:40]!r}")
+    return StoredObject(key, int(size), quoted_etag(fields.get("ETag")))
+
+
+def _parse_xml(body: bytes) -> ElementTree.Element:
+    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # S3 has none; entities are how small documents become large
+        raise ValueError("something that is not S3's XML")
+    try:
+        return ElementTree.fromstring(body)  # noqa: S314  # without entities there is nothing to expand
+    except (ElementTree.ParseError, ValueError, LookupError):
+        raise ValueError("something that is not XML") from None
+
+
+def _as_it_stands(text: str) -> str:
+    return text
+
+
+def _texts(element: ElementTree.Element) -> dict[str, str]:
+    return {_name(child): child.text or "" for child in element}
+
+
+def _name(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
