@@ -129,6 +129,7 @@ def recipe_of(
         machines=("x86_64", "aarch64"),
         glibc=(2, 5),
         cpu_flags={},
+        libraries={},
         absent=("torchvision",),
         imports=("vllm.entrypoints.cli.main",),
         steps=steps,

@@ -53,6 +53,14 @@ def test_what_does_not_load_on_a_cpu_never_comes() -> None:
     assert not [name for name in names if name.startswith(("nvidia", "cuda"))]
 
 
+def test_a_library_that_is_not_there_is_noticed_before_the_download_and_its_package_named() -> None:
+    host = Host.probe(["libc.so.6", "libno-such-thing.so.1"])
+    assert host.absent_libraries == {"libno-such-thing.so.1"}
+    found = obstacle(PYPI, replace(HOST, absent_libraries=frozenset(PYPI.libraries)))
+    assert found is not None
+    assert "apt-get install libnuma1 libstdc++6" in found.remedy
+
+
 def test_pytorch_may_come_from_its_own_index() -> None:
     torch = next(step for step in PYPI.steps if step.pins.startswith("torch==2.13.0+cpu"))
     assert torch.second_index == "https://download.pytorch.org/whl/cpu"
@@ -74,6 +82,11 @@ def test_the_digest_is_of_what_may_be_installed_and_of_nothing_else() -> None:
         (replace(HOST, machine="aarch64", cpu_flags=frozenset({"asimd"})), None),
         (replace(HOST, cpu_flags=frozenset()), None),
         (replace(HOST, python=(3, 14)), None),
+        (replace(HOST, absent_libraries=frozenset({"libcuda.so.1"})), None),
+        (
+            replace(HOST, absent_libraries=frozenset({"libnuma.so.1"})),
+            "need libnuma.so.1, which this system does not have",
+        ),
         (replace(HOST, python=(3, 10)), "need Python from 3.11 and below 3.15, Lading runs on 3.10"),
         (replace(HOST, python=(3, 15)), "Lading runs on 3.15"),
         (

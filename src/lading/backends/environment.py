@@ -116,7 +116,9 @@ class EngineEnvironments:
     @cached_property
     def host(self) -> Host:
         """The machine to install for."""
-        return Host.probe() if self._given_host is None else self._given_host
+        if self._given_host is not None:
+            return self._given_host
+        return Host.probe({library for recipe in self.recipes for library in recipe.libraries})
 
     def installed(self) -> list[EngineEnvironment]:
         """The complete environments: current ones first, in the order of the recipes, then older ones, newest first."""

@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ class Recipe:
     """One version of an engine, as wheels, and the machines that can run it.
 
     ``distribution`` is the wheel that is the engine; ``absent`` are distributions it asks for that are left out on
-    purpose. ``python_from`` is the oldest Python, ``python_below`` the first that is too new.
+    purpose. ``python_from`` is the oldest Python, ``python_below`` the first that is too new. ``libraries`` are shared
+    libraries that the system must have, with the Debian package of each.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Recipe:
     machines: tuple[str, ...]
     glibc: tuple[int, ...]
     cpu_flags: Mapping[str, tuple[str, ...]]
+    libraries: Mapping[str, str]
     absent: tuple[str, ...]
     imports: tuple[str, ...]
     steps: tuple[Step, ...]
@@ -96,18 +98,23 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The facts of this machine that decide whether a recipe's wheels run on it. No glibc (macOS, Alpine) is None."""
+    """The facts of this machine that decide whether a recipe's wheels run on it. No glibc (macOS, Alpine) is None.
+
+    ``absent_libraries`` are those that were asked for when probing and cannot be loaded.
+    """
 
     system: str
     machine: str
     python: tuple[int, ...]
     glibc: tuple[int, ...] | None
     cpu_flags: frozenset[str]
+    absent_libraries: frozenset[str] = frozenset()
 
     @classmethod
-    def probe(cls) -> Host:
-        """This machine, and the Python that runs us."""
-        return cls(platform.system(), platform.machine(), sys.version_info[:2], _glibc(), _cpu_flags())
+    def probe(cls, libraries: Iterable[str] = ()) -> Host:
+        """This machine, and the Python that runs us; of ``libraries``, which cannot be loaded."""
+        absent = frozenset(name for name in libraries if not _is_loadable(name))
+        return cls(platform.system(), platform.machine(), sys.version_info[:2], _glibc(), _cpu_flags(), absent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,12 @@ def obstacle(recipe: Recipe, host: Host) -> Obstacle | None:
     missing = [flag for flag in recipe.cpu_flags.get(host.machine, ()) if flag not in host.cpu_flags]
     if missing and host.cpu_flags:
         return Obstacle(f"{wheels} need a CPU with {', '.join(missing)}, which this one does not have", elsewhere)
+    if lacking := sorted(host.absent_libraries & recipe.libraries.keys()):
+        packages = " ".join(recipe.libraries[name] for name in lacking)
+        reason = f"{wheels} need {', '.join(lacking)}, which this system does not have"
+        return Obstacle(
+            reason, f"install it: apt-get install {packages} (Debian, Ubuntu), or what your system calls it"
+        )
     return None
 
 
@@ -172,6 +185,7 @@ def _load(path: Path) -> Recipe:
         machines=tuple(table["machines"]),
         glibc=_numbers(table["glibc"]),
         cpu_flags={machine: tuple(flags) for machine, flags in table.get("cpu_flags", {}).items()},
+        libraries=dict(table.get("libraries", {})),
         absent=tuple(table.get("absent", ())),
         imports=tuple(table.get("imports", ())),
         steps=tuple(_step(path.parent, each) for each in table["steps"]),
@@ -189,6 +203,16 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _dotted(numbers: tuple[int, ...]) -> str:
     return ".".join(map(str, numbers))
+
+
+def _is_loadable(library: str) -> bool:
+    import ctypes
+
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def _glibc() -> tuple[int, ...] | None:
