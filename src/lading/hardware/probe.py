@@ -32,7 +32,8 @@ def probe(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/mem
 def _ram(meminfo: Path) -> tuple[int, int]:
     """Total and available bytes; ``MemAvailable`` counts the page cache that the kernel can give back."""
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    return tuple(int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))  # type: ignore[return-value]
+    total, available = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    return total, available
 
 
 def _own_cgroup(root: Path) -> list[Path]:
