@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+TEST_STAMP := .venv/test-packages
 JOBS ?= 2
 
 .PHONY: serve test quick check lint types coverage bench docs lock clean
@@ -10,7 +11,7 @@ serve: $(STAMP)  ## install what is needed and serve the built-in demo model on 
 	$(BIN)/lading engine install
 	exec $(BIN)/lading serve demo
 
-test: $(STAMP)  ## all tests, the real CPU engine included
+test: $(TEST_STAMP)  ## all tests, the real CPU engine included
 	$(BIN)/lading engine install
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
@@ -26,7 +27,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-coverage: $(STAMP)  ## all tests, with the share of src/ that they ran
+coverage: $(TEST_STAMP)  ## all tests, with the share of src/ that they ran
 	$(BIN)/lading engine install
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist worksteal
@@ -43,6 +44,10 @@ lock: $(STAMP)  ## pin exact versions and hashes again, from the ranges in pypro
 	$(BIN)/python -m pip install -q "uv>=0.9"
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header pyproject.toml --group dev --all-extras -o requirements/dev.txt
+
+$(TEST_STAMP): $(STAMP)
+	PYTHON="$(PYTHON)" tools/bootstrap .venv tests
+	touch $@
 
 clean:
 	rm -rf .venv .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
