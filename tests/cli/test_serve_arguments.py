@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lading.backends.vllm import VllmBackend
-from lading.cli.serve_arguments import OwnFlag, ServeArguments
+from lading.cli.own_flags import OwnFlag
+from lading.cli.serve_arguments import ServeArguments
 from lading.errors import UsageError
 
 HF = "hf://org/model"

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from lading.backends.environment import EngineEnvironments
 from lading.backends.interface import Argument, Backend, Installation
 from lading.backends.members import BACKENDS
-from lading.cli.serve_arguments import OwnFlag, ServeArguments
+from lading.cli.own_flags import OwnFlag
+from lading.cli.serve_arguments import ServeArguments
 from lading.errors import UsageError
 from lading.events import Report
 from lading.profiles.fit import Wish

@@ -15,12 +15,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from lading import __version__
-from lading.cli.log import EventLog
 from lading.errors import LadingError, UsageError
 from lading.settings import Settings
 
 if TYPE_CHECKING:
     from lading.cli.commands import Session
+    from lading.cli.log import EventLog
 
 SERVE = "serve"
 LIST = "list-model-profiles"
@@ -115,6 +115,8 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _session(*, debug: bool) -> tuple[Settings, EventLog]:
+    from lading.cli.log import EventLog
+
     settings = Settings.from_env(os.environ)
     return settings, EventLog(level="DEBUG" if debug else settings.log_level, jsonl=settings.jsonl_logging)
 
@@ -177,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from lading.cli.serve_arguments import OWN_FLAG_HELP
+    from lading.cli.own_flags import OWN_FLAG_HELP
 
     serve = commands.add_parser(
         SERVE,

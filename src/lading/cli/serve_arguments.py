@@ -4,31 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from lading.backends.arguments import scan
 from lading.backends.interface import Backend
+from lading.cli.own_flags import OwnFlag
 from lading.errors import UsageError
 from lading.uri import InvalidModelUri, ModelUri, Scheme
 
 _SCHEMES = tuple(f"{scheme}://" for scheme in Scheme if scheme is not Scheme.PATH)
-
-
-class OwnFlag(StrEnum):
-    """The flags of ``serve`` that the engine never sees."""
-
-    DRY_RUN = "--dry-run"
-    REFRESH = "--refresh"
-    OFFLINE = "--offline"
-    DEBUG = "--debug"
-
-
-OWN_FLAG_HELP = {
-    OwnFlag.DRY_RUN: "print what would be done, with the origin of every engine argument, and do nothing",
-    OwnFlag.REFRESH: "ask the source again even though the model is in the cache",
-    OwnFlag.OFFLINE: "open no connection to a source",
-    OwnFlag.DEBUG: "log everything, and show tracebacks",
-}
 
 
 @dataclass(frozen=True, slots=True)
