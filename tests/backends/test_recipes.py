@@ -178,7 +178,7 @@ def test_a_plan_that_cannot_be_carried_out_says_so() -> None:
     [
         ({"classes": ["HashMismatch", "HashError", "InstallationError"]}, GIB, Failure.DIGEST),
         ({"classes": ["DistributionNotFound"], "silent_hosts": []}, GIB, Failure.NO_WHEEL),
-        ({"classes": ["DistributionNotFound"], "silent_hosts": ["pypi.org"]}, GIB, Failure.NETWORK),
+        ({"classes": ["DistributionNotFound"], "silent_hosts": ["first.example"]}, GIB, Failure.NETWORK),
         ({"classes": ["ConnectionError", "RequestException", "OSError"]}, GIB, Failure.NETWORK),
         ({"classes": ["NetworkConnectionError"]}, GIB, Failure.NETWORK),
         ({"classes": ["OSError"], "errno": errno.ENOSPC}, GIB, Failure.DISK),
@@ -201,8 +201,8 @@ def test_the_remedy_names_what_is_wanted_and_who_was_silent() -> None:
     missing = PipFailure(Failure.NO_WHEEL, (), ()).explain(STEP)
     assert "https://second.example/simple" in missing[0]
     assert "wanted==1.0" in missing[1]
-    silent = PipFailure(Failure.NETWORK, ("pypi.org", "second.example"), ()).explain(STEP)
-    assert silent[0] == "no answer from pypi.org and second.example"
+    silent = PipFailure(Failure.NETWORK, ("first.example", "second.example"), ()).explain(STEP)
+    assert silent[0] == "no answer from first.example and second.example"
 
 
 def test_children_inherit_how_to_connect_and_not_what_to_install() -> None:
