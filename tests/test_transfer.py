@@ -330,7 +330,6 @@ def test_wrong_bytes_are_fetched_once_more(source: MemorySource, cache: CacheRoo
 
 
 def test_bytes_that_stay_wrong_are_an_error_and_nothing_is_kept(source: MemorySource, cache: CacheRoot) -> None:
-    source.add("config.json", b"{}")
     source.add("model.safetensors", pattern(5 * PART))
     source.fail("model.safetensors", Fault(times=ALWAYS, invert=2500))
     with pytest.raises(DigestMismatch) as raised:
@@ -339,7 +338,7 @@ def test_bytes_that_stay_wrong_are_an_error_and_nothing_is_kept(source: MemorySo
     wrong[2500] ^= 0xFF
     for text in ("model.safetensors", str(Digest.of(bytes(wrong))), str(Digest.of(pattern(5 * PART))), "4.88 KiB"):
         assert text in str(raised.value)
-    assert list(cache.store.digests()) == [Digest.of(b"{}")]
+    assert not list(cache.store.digests())
     assert not partial_files(cache)
     assert not entry_of(cache, source).is_complete
 
@@ -457,7 +456,7 @@ def interrupted(source: MemorySource, cache: CacheRoot, path: str, after: int) -
     source.faults.clear()
     source.requests.clear()
     source.sent_bytes = 0
-    (found,) = cache.path.glob("partial/*/*.part")
+    (found,) = cache.path.glob(f"partial/*/{Digest.of(path.encode()).hex}.part")  # a file in front may have one still
     return found
 
 
