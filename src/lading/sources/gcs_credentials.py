@@ -27,8 +27,7 @@ from lading.errors import SourceError, SourceProtocolError, Unauthorized, UsageE
 from lading.events import Report, ignore
 from lading.secret import Secret
 from lading.sources.fault import Limits
-from lading.sources.http import Answer, HttpClient, Network, Response
-from lading.sources.proxy import proxy_for
+from lading.sources.http import Answer, HttpClient, Network
 from lading.sources.urls import is_http_url, redacted
 
 METADATA_HOST = "169.254.169.254"
@@ -223,47 +222,14 @@ class _Transport:
             raise UsageError(
                 "federation by client certificate is not supported", remedy="use a token in a file or from a URL"
             )
-        client = _OneRequest(self.network, method, body, self.report)
+        if not is_http_url(url):
+            raise SourceProtocolError(f"not a URL of a token endpoint: {redacted(url)}")
+        client = HttpClient(self.network, report=self.report)
         try:
-            answer = client.fetch(url, headers or {})
+            answer = client.send(method, url, headers or {}, body.encode() if isinstance(body, str) else body)
         finally:
             client.close()
         return _GoogleAnswer(answer.status, answer.headers, answer.body)
-
-
-class _OneRequest(HttpClient):
-    """The shared client for a request that need not be a GET."""
-
-    def __init__(self, network: Network, method: str, body: bytes | str | None, report: Report) -> None:
-        super().__init__(network, report=report)
-        self._method = method
-        self._body = body
-
-    def fetch_once(self, url: str, headers: Mapping[str, str]) -> Answer:
-        """The answer, asked for once: see :meth:`HttpClient.fetch_once`."""
-        from urllib3.exceptions import HTTPError
-
-        if not is_http_url(url):
-            raise SourceProtocolError(f"not a URL of a token endpoint: {redacted(url)}")
-        proxy = proxy_for(url, self._network.proxies)
-        try:
-            raw = self._pool(proxy).urlopen(
-                self._method,
-                url,
-                body=self._body,
-                headers=headers,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-            )
-        except (HTTPError, OSError) as error:
-            raise self._explained(error, url, proxy) from error
-        response = Response(raw, url, self._limits, self._clock)
-        try:
-            response.raise_if_passing()
-            return Answer(response.status, response.headers, response.read_all(), url)
-        finally:
-            response.close()
 
 
 def parse_metadata_token(body: bytes, now: float) -> Token:

@@ -1,7 +1,8 @@
 """The HTTP client that every networked source shares: proxies, TLS, redirects, time-outs and retries, once.
 
-Two ways in. :meth:`HttpClient.fetch` gets a small body and asks again after passing faults. :meth:`HttpClient.open`
-asks once and streams; :func:`read_range` checks the answer to a range request, and its caller does the retrying. Rules:
+Three ways in. :meth:`HttpClient.fetch` gets a small body and asks again after passing faults; :meth:`HttpClient.send`
+does so for calls that carry a body, such as those to token services. :meth:`HttpClient.open` asks once and streams;
+:func:`read_range` checks the answer to a range request, and its caller does the retrying. Rules:
 
 * only a short list of headers, no credential among them, follows a redirect to another scheme, host or port; https
   never becomes http; five redirects at most;
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 _DISCARD_BYTES = 64 << 10
+_OWN_HEADERS = {"User-Agent": f"lading/{__version__}", "Accept-Encoding": "identity"}
 _Json = TypeVar("_Json", dict[str, object], list[object])
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(?:(\d{1,19})|\*)", re.ASCII)
 
@@ -114,11 +116,22 @@ class HttpClient:
         Raises RateLimited when 429 is all that comes, SourceUnreachable after the last try or for a lasting fault,
         SourceProtocolError for a bad redirect or a body over the limit, OfflineError.
         """
+        return self._patiently(lambda: self.fetch_once(url, headers), url, tries)
+
+    def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """The small answer to a request of any method that may be made twice; no redirect is followed.
+
+        Raises as :meth:`fetch` does.
+        """
+        return self._patiently(lambda: self._send_once(method, url, headers, body), url, None)
+
+    def _patiently(self, ask: Callable[[], Answer], url: str, tries: int | None) -> Answer:
+        """What ``ask`` gets, asked for again after passing faults."""
         began, tried = self._clock(), 0
         while True:
             tried += 1
             try:
-                return self.fetch_once(url, headers)
+                return ask()
             except PassingFault as fault:
                 failing_seconds = self._clock() - began
                 delay = retry_delay_seconds(fault, tried, failing_seconds, self._limits, self._jitter())
@@ -130,8 +143,14 @@ class HttpClient:
     def fetch_once(self, url: str, headers: Mapping[str, str]) -> Answer:
         """The small answer to a GET, asked for once: as :meth:`fetch`, but PassingFault for a fault that may pass."""
         with self.open(url, headers) as response:
-            response.raise_if_passing()
-            return Answer(response.status, response.headers, response.read_all(), response.url)
+            return _read_answer(response)
+
+    def _send_once(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+        response = self._request(method, url, {**_OWN_HEADERS, **headers}, body)
+        try:
+            return _read_answer(response)
+        finally:
+            response.close()
 
     @contextmanager
     def open(self, url: str, headers: Mapping[str, str]) -> Iterator[Response]:
@@ -155,9 +174,9 @@ class HttpClient:
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> Response:
         here = url
-        headers = {"User-Agent": f"lading/{__version__}", "Accept-Encoding": "identity", **headers}
+        headers = {**_OWN_HEADERS, **headers}
         for _ in range(self._limits.redirects + 1):
-            response = self._get(here, headers)
+            response = self._request("GET", here, headers)
             target = response.redirect
             if target is None:
                 return response
@@ -166,7 +185,7 @@ class HttpClient:
             here = target
         raise SourceProtocolError(f"{redacted(url)} redirects more than {self._limits.redirects} times")
 
-    def _get(self, url: str, headers: Mapping[str, str]) -> Response:
+    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
         if self._network.offline:
             raise OfflineError(
                 f"{redacted(url)} needs the network, which is forbidden",
@@ -179,7 +198,14 @@ class HttpClient:
         proxy = proxy_for(url, self._network.proxies)
         try:
             raw = self._pool(proxy).urlopen(
-                "GET", url, headers=headers, redirect=False, retries=False, preload_content=False, decode_content=False
+                method,
+                url,
+                body=body,
+                headers=headers,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                decode_content=False,
             )
         except (LocationValueError, UnicodeError):
             raise SourceProtocolError(f"not a URL of a source: {redacted(url)}") from None
@@ -326,6 +352,11 @@ class RangeBody:
             raise PassingFault(f"{redacted(self._response.url)} ended {self._left} bytes early")
         self._left -= filled
         return filled
+
+
+def _read_answer(response: Response) -> Answer:
+    response.raise_if_passing()
+    return Answer(response.status, response.headers, response.read_all(), response.url)
 
 
 def range_header(start: int, end: int) -> dict[str, str]:
