@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A credential. ``str`` and ``repr`` print ``***``; only :meth:`reveal` gives the text, at the place of use."""
+    """A credential. ``str`` and ``repr`` print ``***``; only :meth:`reveal` gives the text, at the place of use.
+
+    ``name`` is the variable that it was read from, "" where it was made otherwise: errors may show it.
+    """
 
     _text: str = field(repr=False)
+    name: str = field(default="", compare=False)
 
     def reveal(self) -> str:
         """The credential itself."""

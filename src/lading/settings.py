@@ -34,13 +34,6 @@ class Setting:
     accepts: str = "text"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class NamedSecret(Secret):
-    """A secret that knows the variable it was read from: errors may show ``name``."""
-
-    name: str = ""
-
-
 def _boolean(text: str) -> bool:
     match text.strip().lower():
         case "1" | "true" | "yes" | "on":
@@ -291,7 +284,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "ngc_api_key",
         ("NGC_CLI_API_KEY", "NGC_API_KEY"),
-        NamedSecret,
+        Secret,
         None,
         "Key for NGC models that are not open to guests: a personal or service key (`nvapi-…`), a JWT or a legacy key.",
         "a key",
@@ -397,7 +390,7 @@ class Settings:
     aws_s3_use_path_style: bool
     aws_s3_addressing_style: str
     aws_ca_bundle: Path | None
-    ngc_api_key: NamedSecret | None
+    ngc_api_key: Secret | None
     ngc_api_url: str
     ngc_auth_url: str
     modelscope_api_token: Secret | None
@@ -426,12 +419,12 @@ def _value(setting: Setting, environ: Mapping[str, str]) -> Any:
             raise UsageError(
                 f"{name}={_shown(setting, text)} cannot be read", remedy=f"set {name} to {setting.accepts}, or unset it"
             ) from None
-        return replace(value, name=name) if isinstance(value, NamedSecret) else value
+        return replace(value, name=name) if isinstance(value, Secret) else value
     return setting.default
 
 
 def _shown(setting: Setting, text: str) -> str:
-    return "***" if setting.read in (Secret, NamedSecret) else repr(text)
+    return "***" if setting.read is Secret else repr(text)
 
 
 def field_names() -> tuple[str, ...]:

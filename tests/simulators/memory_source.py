@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lading.digest import Digest
 from lading.model.manifest import FileEntry, Manifest
-from lading.sources.interface import PassingFault, RangeIgnored
+from lading.sources.interface import Access, PassingFault, RangeIgnored
 from lading.uri import ModelUri
 
 ALWAYS = -1
@@ -65,6 +65,9 @@ class MemorySource:
     requests: list[Request] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     in_place: bool = False
+
+    def access(self, model: ModelUri) -> Access:
+        return Access(model.location, None)
 
     def __post_init__(self) -> None:
         self.data: dict[str, bytes] = {}

@@ -28,7 +28,8 @@ from lading.errors import (
     UsageError,
 )
 from lading.model.manifest import FileEntry
-from lading.settings import NamedSecret, Settings
+from lading.secret import Secret
+from lading.settings import Settings
 from lading.sources import source_for
 from lading.sources.fault import Limits
 from lading.sources.http import Network
@@ -98,7 +99,7 @@ def source_of(
 ) -> NgcSource:
     time = time or FakeTime()
     network = Network(offline=offline, limits=limits or Limits(read_seconds=2.0, connect_seconds=2.0))
-    secret = NamedSecret(key, name) if key is not None else None
+    secret = Secret(key, name) if key is not None else None
     return NgcSource(client_with(network, time=time), endpoint, endpoint, secret, time.clock)
 
 
@@ -346,7 +347,7 @@ class TestKeys:
         shown = json.dumps(
             {name: repr(vars(value)) for name, value in vars(source).items() if hasattr(value, "__dict__")}
         )
-        shown += f"{source!r} {vars(source)!r} {NamedSecret(LEGACY, 'NGC_API_KEY')!r}"
+        shown += f"{source!r} {vars(source)!r} {Secret(LEGACY, 'NGC_API_KEY')!r}"
         assert LEGACY not in shown
         assert token.partition(" ")[2] not in shown
 
@@ -592,7 +593,7 @@ class TestRanges:
     def test_no_credentials_follow_a_redirect_of_the_api(self, ngc: NgcSimulator, key: str | None) -> None:
         with ScriptedServer(replies(redirect(f"{ngc.cdn_endpoint}/elsewhere"))) as server:
             source = NgcSource(
-                client_with(), server.endpoint, ngc.endpoint, NamedSecret(key, "NGC_API_KEY") if key else None
+                client_with(), server.endpoint, ngc.endpoint, Secret(key, "NGC_API_KEY") if key else None
             )
             with pytest.raises(Unauthorized if key is None else LadingError):
                 source.list_files(TINY)
@@ -699,7 +700,7 @@ class TestRanges:
     def test_over_tls_the_bytes_of_storage_must_be_too(self, ngc: NgcSimulator) -> None:
         with TlsFront(ngc.port) as front:
             client = client_with(Network(ca_bundle=AUTHORITY))
-            source = NgcSource(client, front.endpoint, front.endpoint, NamedSecret(LEGACY, "NGC_API_KEY"))
+            source = NgcSource(client, front.endpoint, front.endpoint, Secret(LEGACY, "NGC_API_KEY"))
             with pytest.raises(SourceProtocolError, match="redirects from https to http"):
                 read(source, entry_of(source))
         assert "S" not in hosts(ngc)

@@ -1,14 +1,14 @@
 """The sources: one port (``interface.py``), one file per member, one mapping.
 
-A new source is one file, one line in :data:`_SOURCES`, one test file.
+A new source is one file with the two names of :class:`~lading.sources.member.Member`, one line in :data:`_MEMBERS`,
+one test file. ``docs/sources.md`` is generated from what the members say of themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
 from lading.errors import UsageError
 from lading.events import Report, ignore
@@ -17,7 +17,7 @@ from lading.sources.interface import Source
 from lading.uri import FORMS, ModelUri, Scheme
 
 if TYPE_CHECKING:
-    from lading.sources.http import HttpClient, Network
+    from lading.sources.member import About, Member
 
 
 def source_for(uri: ModelUri, settings: Settings, report: Report = ignore) -> Source:
@@ -25,101 +25,31 @@ def source_for(uri: ModelUri, settings: Settings, report: Report = ignore) -> So
 
     Raises UsageError for a scheme that this build does not read, and for credentials or endpoints that cannot be used.
     """
-    make = _SOURCES.get(uri.scheme)
-    if make is None:
+    from lading.sources.member import Context
+
+    if uri.scheme not in _MEMBERS:
         raise UsageError(
             f"{uri}: this build of Lading does not read {uri.scheme}:// locations",
-            remedy="it reads " + " and ".join(FORMS[scheme] for scheme in _SOURCES),
+            remedy="it reads " + " and ".join(FORMS[scheme] for scheme in _MEMBERS),
         )
-    return make(settings, report)
+    return _member(uri.scheme).connect(Context(settings, report))
 
 
-def _hugging_face(settings: Settings, report: Report) -> Source:
-    from lading.sources.huggingface import HuggingFaceSource
-    from lading.sources.huggingface_cache import HuggingFaceCache, cache_roots
-
-    roots = cache_roots(settings.hf_hub_cache, settings.hf_home, _home())
-    caches = [HuggingFaceCache(root) for root in roots]
-    return HuggingFaceSource(_client(settings, report), settings.hf_endpoint, settings.hf_token, caches, report)
+def about_sources() -> Mapping[Scheme, About]:
+    """What each source says of itself, for documents."""
+    return {scheme: _member(scheme).ABOUT for scheme in _MEMBERS}
 
 
-def _google_storage(settings: Settings, report: Report) -> Source:
-    from lading.sources.gcs import GcsSource
-    from lading.sources.gcs_credentials import GoogleCredentials, Places
-
-    if settings.storage_emulator_host:
-        return GcsSource(_client(settings, report), None, settings.storage_emulator_host)
-    home = _home()
-    config = settings.gcloud_config or (home / ".config/gcloud" if home else None)
-    metadata_host = None if settings.no_gce_check else settings.gce_metadata_host
-    places = Places(settings.google_credentials, config, metadata_host)
-    return GcsSource(_client(settings, report), GoogleCredentials(_network(settings), places, report))
+def _member(scheme: Scheme) -> Member:
+    return cast("Member", import_module(f"{__name__}.{_MEMBERS[scheme]}"))
 
 
-def _s3(settings: Settings, report: Report) -> Source:
-    from lading.sources.s3 import S3Source
-    from lading.sources.s3_credentials import S3Options
-    from lading.sources.s3_wire import Addressing
-
-    settings = replace(settings, ca_bundle=settings.ca_bundle or settings.aws_ca_bundle)
-    options = S3Options(
-        settings.aws_endpoint_url,
-        settings.aws_region,
-        Addressing.PATH if settings.aws_s3_use_path_style else Addressing(settings.aws_s3_addressing_style),
-        settings.aws_profile,
-        settings.ca_bundle,
-    )
-    return S3Source(_client(settings, report), options)
-
-
-def _ngc(settings: Settings, report: Report) -> Source:
-    from lading.sources.ngc import NgcSource
-
-    return NgcSource(_client(settings, report), settings.ngc_api_url, settings.ngc_auth_url, settings.ngc_api_key)
-
-
-def _modelscope(settings: Settings, report: Report) -> Source:
-    from lading.sources.modelscope import ModelScopeSource
-    from lading.sources.modelscope_cache import ModelScopeCache, cache_roots
-
-    caches = [ModelScopeCache(root) for root in cache_roots(settings.modelscope_cache, _home())]
-    endpoint, token = settings.modelscope_endpoint, settings.modelscope_api_token
-    return ModelScopeSource(_client(settings, report), endpoint, token, caches, report)
-
-
-def _local(_settings: Settings, _report: Report) -> Source:
-    from lading.sources.local import LocalSource
-
-    return LocalSource()
-
-
-def _client(settings: Settings, report: Report) -> HttpClient:
-    from lading.sources.http import HttpClient
-
-    return HttpClient(_network(settings), report=report)
-
-
-def _network(settings: Settings) -> Network:
-    from lading.sources.http import Network
-    from lading.sources.proxy import Proxies
-
-    proxies = Proxies(settings.http_proxy, settings.https_proxy, settings.all_proxy, settings.no_proxy)
-    return Network(proxies, settings.ca_bundle, settings.offline)
-
-
-def _home() -> Path | None:
-    try:
-        return Path.home()
-    except RuntimeError:  # no HOME, and a user id without an entry, as containers may have it
-        return None
-
-
-_SOURCES: Mapping[Scheme, Callable[[Settings, Report], Source]] = {
-    Scheme.HF: _hugging_face,
-    Scheme.NGC: _ngc,
-    Scheme.S3: _s3,
-    Scheme.GS: _google_storage,
-    Scheme.MODELSCOPE: _modelscope,
-    Scheme.LOCAL: _local,
-    Scheme.PATH: _local,
+_MEMBERS: Mapping[Scheme, str] = {
+    Scheme.HF: "huggingface",
+    Scheme.NGC: "ngc",
+    Scheme.S3: "s3",
+    Scheme.GS: "gcs",
+    Scheme.MODELSCOPE: "modelscope",
+    Scheme.LOCAL: "local",
+    Scheme.PATH: "local",
 }

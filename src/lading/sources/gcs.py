@@ -30,9 +30,10 @@ from lading.errors import (
     Unauthorized,
 )
 from lading.model.manifest import FileEntry, Manifest
-from lading.sources.gcs_credentials import GoogleCredentials
+from lading.sources.gcs_credentials import GoogleCredentials, Places
 from lading.sources.http import Answer, HttpClient, Response, range_header, read_range
-from lading.sources.interface import LARGEST_FILE_BYTES, RangeReader, is_empty_range, only_file
+from lading.sources.interface import LARGEST_FILE_BYTES, Access, RangeReader, is_empty_range, only_file
+from lading.sources.member import About, Context
 from lading.sources.urls import redacted
 from lading.uri import ModelUri
 
@@ -43,6 +44,34 @@ _FIELDS = "items(name,size,generation,md5Hash,crc32c,contentEncoding),nextPageTo
 _PAGE_SIZE = 1000
 _AGAIN = "list the model's files again (--refresh)"
 _R = TypeVar("_R", Answer, Response)
+
+
+ABOUT = About(
+    title="Google Cloud Storage",
+    credentials=(
+        "the file that `GOOGLE_APPLICATION_CREDENTIALS` names: `service_account`, `authorized_user`, "
+        "`external_account`, `external_account_authorized_user`, `impersonated_service_account`",
+        "gcloud's login in `CLOUDSDK_CONFIG`, else `~/.config/gcloud`",
+        "the metadata server `GCE_METADATA_HOST`, unless `NO_GCE_CHECK` is set: one try, one second",
+        "none: public buckets",
+    ),
+    endpoint="`https://storage.googleapis.com`; an emulator at `STORAGE_EMULATOR_HOST` is asked without credentials",
+    pinned_by="the generation of each object",
+    checksum="MD5; CRC32C for composite objects, which have no MD5",
+    resume="byte ranges",
+    tested_against="`gcp-storage-emulator`, and a simulator with pages, generations, token endpoints and STS",
+    extra="gcs",
+)
+
+
+def connect(context: Context) -> GcsSource:
+    """Google's storage, or the emulator that the settings name."""
+    settings = context.settings
+    if settings.storage_emulator_host:
+        return GcsSource(context.client, None, settings.storage_emulator_host)
+    config = settings.gcloud_config or (context.home / ".config/gcloud" if context.home else None)
+    places = Places(settings.google_credentials, config, None if settings.no_gce_check else settings.gce_metadata_host)
+    return GcsSource(context.client, GoogleCredentials(context.network, places, context.report))
 
 
 class GcsSource:
@@ -56,6 +85,12 @@ class GcsSource:
         self._client = client
         self._credentials = credentials
         self._endpoint = endpoint.rstrip("/")
+
+    def access(self, model: ModelUri) -> Access:  # noqa: ARG002  # the same for all buckets
+        """The storage host, and where its credential comes from."""
+        if self._credentials and not self._client.offline:
+            self._credentials.headers()
+        return Access(redacted(self._endpoint), self._credentials.name if self._credentials else None)
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files below the prefix, or the one the URI names, at their generations of now."""

@@ -37,9 +37,10 @@ from lading.events import Note, Report, ignore
 from lading.model.manifest import FileEntry, Manifest
 from lading.secret import Secret
 from lading.sources.http import Answer, HttpClient, Response
-from lading.sources.huggingface_cache import COMMIT, HuggingFaceCache
-from lading.sources.interface import LARGEST_FILE_BYTES, RangeReader, nearest, only_file, usable_token
+from lading.sources.huggingface_cache import COMMIT, HuggingFaceCache, cache_roots
+from lading.sources.interface import LARGEST_FILE_BYTES, Access, RangeReader, nearest, only_file, usable_token
 from lading.sources.links import LinkedFiles
+from lading.sources.member import About, Context
 from lading.sources.urls import endpoint_origin, origin, redacted
 from lading.uri import ModelUri
 
@@ -48,6 +49,29 @@ MOST_FILES = 200_000
 _API = "/api/models/"
 _LINK = re.compile(r"<([^<>]*)>([^<]*)")
 _Json = TypeVar("_Json", dict[str, object], list[object])
+
+
+ABOUT = About(
+    title="Hugging Face Hub, or a mirror of it",
+    credentials=("`HF_TOKEN`", "`HUGGING_FACE_HUB_TOKEN`", "none: public models"),
+    endpoint="`HF_ENDPOINT`, else `https://huggingface.co`",
+    pinned_by="the commit that the revision stands for",
+    checksum="SHA-256 of files in LFS, git's blob id of the others",
+    resume="byte ranges; signed links are renewed",
+    tested_against="a simulator that the official `huggingface_hub` downloads from; Olah in front of it",
+    notes=(
+        "An existing cache (`HF_HUB_CACHE`, `HF_HOME`, `~/.cache/huggingface`) is read, never written: its files are "
+        "verified and taken instead of downloaded, and its listing serves offline",
+    ),
+)
+
+
+def connect(context: Context) -> HuggingFaceSource:
+    """The hub that the settings name."""
+    settings = context.settings
+    roots = cache_roots(settings.hf_hub_cache, settings.hf_home, context.home)
+    caches = [HuggingFaceCache(root) for root in roots]
+    return HuggingFaceSource(context.client, settings.hf_endpoint, settings.hf_token, caches, context.report)
 
 
 class HuggingFaceSource:
@@ -70,6 +94,10 @@ class HuggingFaceSource:
         self._caches = caches
         self._report = report
         self._files = LinkedFiles(client, self._origin, self._headers)
+
+    def access(self, model: ModelUri) -> Access:  # noqa: ARG002  # the same for all models
+        """The endpoint, and the token's name."""
+        return Access(redacted(self._endpoint), self._token.name if self._token else None)
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files of the model, or the one it names, at the commit its revision stands for now.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +46,14 @@ class RangeIgnored(SourceProtocolError):
     """The server answered a range that does not start at 0 with the whole file: it can only be read from the start."""
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where a source asks about a model, and as whom. ``credential`` names it without its value; None: as nobody."""
+
+    endpoint: str
+    credential: str | None
+
+
 class RangeReader(Protocol):
     """The bytes of one range, in order. Used by one thread at a time."""
 
@@ -63,6 +72,12 @@ class Source(Protocol):
     @property
     def in_place(self) -> bool:
         """True where files are served from where they lie: they are linked into a workspace, never copied or hashed."""
+
+    def access(self, model: ModelUri) -> Access:
+        """Where and as whom the model is asked for. Looks for credentials, which may ask a metadata service.
+
+        Raises UsageError or Unauthorized for credentials that cannot be used.
+        """
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files of the model, pinned: reading them later gives these bytes or an error, never newer ones.
@@ -110,7 +125,7 @@ def usable_token(token: Secret | None, setting: str) -> Secret | None:
     text = token.reveal().strip() if token else ""
     if not (text.isascii() and text.isprintable()) or " " in text:
         raise UsageError(f"{setting} holds characters that no token has", remedy=f"set {setting} to the token alone")
-    return Secret(text) if text else None
+    return Secret(text, token.name) if token and text else None
 
 
 def nearest(name: str, names: Sequence[str], most: int = 3) -> list[str]:

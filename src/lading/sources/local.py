@@ -16,7 +16,8 @@ from pathlib import Path
 
 from lading.errors import ContentError, MachineError, MalformedModel, ModelNotFound, SizeMismatch
 from lading.model.manifest import FileEntry, Manifest
-from lading.sources.interface import RangeReader, is_empty_range, only_file
+from lading.sources.interface import Access, RangeReader, is_empty_range, only_file
+from lading.sources.member import About, Context
 from lading.uri import ModelUri
 
 MOST_FILES = 200_000
@@ -25,10 +26,31 @@ _DEEPEST = 64
 _Identity = tuple[int, int]
 
 
+ABOUT = About(
+    title="A directory of this machine, or of a volume mounted into it",
+    credentials=("none: this user's permission to read",),
+    endpoint="the directory itself",
+    pinned_by="the size and the time of change of each file",
+    checksum="none: files are served from where they lie",
+    resume="nothing is transferred",
+    tested_against="the file system",
+    notes=("`local://` is how manifests write it; symbolic links are followed, so a hub's snapshot is a model",),
+)
+
+
+def connect(context: Context) -> LocalSource:  # noqa: ARG001  # a member's signature
+    """This machine's directories."""
+    return LocalSource()
+
+
 class LocalSource:
     """Directories of this machine. Holds nothing."""
 
     in_place = True
+
+    def access(self, model: ModelUri) -> Access:
+        """The directory, which needs no credential."""
+        return Access(model.location, None)
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files below the directory, or the one the URI names.

@@ -37,9 +37,10 @@ from lading.events import Note, Report, ignore
 from lading.model.manifest import FileEntry, Manifest
 from lading.secret import Secret
 from lading.sources.http import Answer, HttpClient, Response, file_bytes, range_header
-from lading.sources.interface import LARGEST_FILE_BYTES, RangeReader, nearest, only_file, usable_token
+from lading.sources.interface import LARGEST_FILE_BYTES, Access, RangeReader, nearest, only_file, usable_token
 from lading.sources.links import LinkedFiles
-from lading.sources.modelscope_cache import ModelScopeCache
+from lading.sources.member import About, Context
+from lading.sources.modelscope_cache import ModelScopeCache, cache_roots
 from lading.sources.urls import endpoint_origin, origin, redacted
 from lading.uri import ModelUri
 
@@ -51,6 +52,29 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _EMPTY = Digest.of(b"")
 _COMMIT_START = re.compile(r"[0-9a-f]{7,40}")
 _IN_COOKIES = "!#$&'()*+/:<=>?@[]^`{|}~"
+
+
+ABOUT = About(
+    title="ModelScope, its international site or a private one",
+    credentials=("`MODELSCOPE_API_TOKEN`", "none: public models"),
+    endpoint="`MODELSCOPE_ENDPOINT`, else `https://www.modelscope.cn`",
+    pinned_by="the commit that last changed each file",
+    checksum="SHA-256 where the site lists it",
+    resume="byte ranges",
+    tested_against="a simulator that the official `modelscope` and `modelscope_hub` clients download from",
+    notes=(
+        "An existing cache (`MODELSCOPE_CACHE`, else `~/.cache/modelscope`) is read, never written, as Hugging Face's "
+        "is",
+    ),
+)
+
+
+def connect(context: Context) -> ModelScopeSource:
+    """The site that the settings name."""
+    settings = context.settings
+    caches = [ModelScopeCache(root) for root in cache_roots(settings.modelscope_cache, context.home)]
+    endpoint, token = settings.modelscope_endpoint, settings.modelscope_api_token
+    return ModelScopeSource(context.client, endpoint, token, caches, context.report)
 
 
 class ModelScopeSource:
@@ -73,6 +97,10 @@ class ModelScopeSource:
         self._files = LinkedFiles(client, self._origin, self._headers)
         self._caches = caches
         self._report = report
+
+    def access(self, model: ModelUri) -> Access:  # noqa: ARG002  # the same for all models
+        """The endpoint, and the token's name."""
+        return Access(redacted(self._endpoint), self._token.name if self._token else None)
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files of the model, or the one it names, each at the commit that its revision stands for now.

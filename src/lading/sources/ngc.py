@@ -35,10 +35,11 @@ from lading.errors import (
     Unauthorized,
 )
 from lading.model.manifest import FileEntry, Manifest
-from lading.settings import NamedSecret
+from lading.secret import Secret
 from lading.sources.http import Answer, HttpClient, Response, range_header, read_range
 from lading.sources.interface import (
     LARGEST_FILE_BYTES,
+    Access,
     PassingFault,
     RangeReader,
     is_empty_range,
@@ -46,6 +47,7 @@ from lading.sources.interface import (
     only_file,
     usable_token,
 )
+from lading.sources.member import About, Context
 from lading.sources.ngc_credentials import KEYS_PAGE, Get, NgcLogin, printable, said
 from lading.sources.urls import endpoint_origin, headers_after_redirect, redacted
 from lading.uri import ModelUri
@@ -55,6 +57,27 @@ PAGE_SIZE = 1000
 CATALOGUE = "https://catalog.ngc.nvidia.com"
 
 _REFUSED_LINK = {400, 401, 403, 404, 410}  # 400 is how S3 answers when the credentials that signed the link expired
+
+
+ABOUT = About(
+    title="NVIDIA NGC, or a proxy that speaks its API",
+    credentials=("`NGC_CLI_API_KEY`", "`NGC_API_KEY`", "none: as a guest, models open to guests"),
+    endpoint="`NGC_CLI_API_URL`, else `https://api.ngc.nvidia.com`; legacy keys are exchanged at `NGC_CLI_AUTH_URL`, "
+    "else `https://authn.nvidia.com`",
+    pinned_by="the version, which is required; NGC never changes a complete one",
+    checksum="SHA-256 where NGC lists it",
+    resume="byte ranges; signed links are renewed",
+    tested_against="a simulator that the official `ngcsdk` downloads from",
+    notes=(
+        "Personal and service keys (`nvapi-…`) and JWTs are sent as they are, legacy keys are exchanged for tokens",
+    ),
+)
+
+
+def connect(context: Context) -> NgcSource:
+    """The registry that the settings name."""
+    settings = context.settings
+    return NgcSource(context.client, settings.ngc_api_url, settings.ngc_auth_url, settings.ngc_api_key)
 
 
 class NgcSource:
@@ -67,7 +90,7 @@ class NgcSource:
         client: HttpClient,
         api_url: str,
         auth_url: str,
-        key: NamedSecret | None = None,
+        key: Secret | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         endpoint_origin(api_url, "NGC_CLI_API_URL", "NGC_API_KEY")
@@ -78,6 +101,10 @@ class NgcSource:
         self._login = NgcLogin(usable, key.name, auth_url, clock) if key and usable else None
         self._guest = str(uuid4())
         self._links: dict[ModelUri, str] = {}
+
+    def access(self, model: ModelUri) -> Access:  # noqa: ARG002  # the same for all models
+        """The API, and the name of the key."""
+        return Access(redacted(self._api_url), self._login.name if self._login else None)
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files of the model's version, or the one it names; a version that is still uploaded is not found."""

@@ -36,10 +36,12 @@ from lading.errors import (
 )
 from lading.model.manifest import FileEntry, Manifest
 from lading.sources.http import HttpClient, Response, range_header, read_range
-from lading.sources.interface import RangeReader, is_empty_range, nearest, only_file
+from lading.sources.interface import Access, RangeReader, is_empty_range, nearest, only_file
+from lading.sources.member import About, Context
 from lading.sources.s3_credentials import AwsIdentity, S3Options, check_options
 from lading.sources.s3_wire import (
     Address,
+    Addressing,
     Page,
     Refusal,
     StoredObject,
@@ -62,6 +64,40 @@ _ABOUT_US = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoe
 _Got = TypeVar("_Got")
 
 
+ABOUT = About(
+    title="Amazon S3 and servers that speak its protocol",
+    credentials=(
+        "`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`",
+        "an assumed role, a web identity (`AWS_WEB_IDENTITY_TOKEN_FILE`, `AWS_ROLE_ARN`), an SSO login",
+        "the shared credentials and configuration files, with `AWS_PROFILE`; `credential_process`",
+        "container credentials (`AWS_CONTAINER_CREDENTIALS_FULL_URI`, `…_RELATIVE_URI`)",
+        "the instance metadata service, version 2, unless `AWS_EC2_METADATA_DISABLED`: one try, one second",
+        "none: public buckets",
+    ),
+    endpoint="`AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, that of the profile, else AWS in the bucket's region",
+    pinned_by="the etag of each object (`If-Match`)",
+    checksum="MD5 of objects whose etag is one",
+    resume="byte ranges",
+    tested_against="`rclone serve s3`, and a simulator with regions, pages and sessions that end",
+    extra="s3",
+    notes=("MinIO, Ceph and others without a host name per bucket need `AWS_S3_USE_PATH_STYLE=true`",),
+)
+
+
+def connect(context: Context) -> S3Source:
+    """The storage that the settings name."""
+    context = context.trusting(context.settings.aws_ca_bundle)
+    settings = context.settings
+    options = S3Options(
+        settings.aws_endpoint_url,
+        settings.aws_region,
+        Addressing.PATH if settings.aws_s3_use_path_style else Addressing(settings.aws_s3_addressing_style),
+        settings.aws_profile,
+        settings.ca_bundle,
+    )
+    return S3Source(context.client, options)
+
+
 class S3Source:
     """Buckets at one endpoint, or at AWS."""
 
@@ -74,6 +110,12 @@ class S3Source:
         self._regions: dict[str, str] = {}
         self._lock = Lock()
         check_options(self._options)
+
+    def access(self, model: ModelUri) -> Access:
+        """The bucket's address, and where the credentials come from."""
+        identity = self._who()
+        address = self._address(_bucket_and_prefix(model)[0])
+        return Access(address.url(), None if identity.is_anonymous else identity.name)
 
     def list_files(self, model: ModelUri) -> Manifest:
         """The objects below the prefix, or the one named. S3 has no revision that covers them: each is pinned by etag.
