@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lading.digest import Digest
@@ -23,6 +25,14 @@ def test_a_manifest_is_written_and_read_back():
     assert manifest.total_bytes == 2
     assert manifest.find("b") == manifest.files[1]
     assert manifest.find("c") is None
+
+
+def test_a_version_is_kept_and_absent_where_there_is_none():
+    plain = entry("a", etag='"e"')
+    versioned = replace(plain, version="3/L4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY")
+    assert FileEntry.from_json(versioned.to_json()) == versioned
+    assert "version" not in plain.to_json()
+    assert FileEntry.from_json(plain.to_json()) == plain
 
 
 def test_one_path_twice_is_refused():

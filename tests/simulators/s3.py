@@ -1,15 +1,18 @@
-"""An S3 server with the habits that ``rclone serve s3`` lacks: regions, short pages, sessions that end, ``If-Match``.
+"""An S3 server with the habits that ``rclone serve s3`` lacks: regions, short pages, sessions that end, ``If-Match``,
+versions, and checksums.
 
 It knows access keys, but does not check signatures: rclone does. Buckets are named by the path, or by the host for any
 host that is no loopback address, so that it stands in for a whole domain when it is set as the proxy. It also serves
-the three kinds of credentials that machines get from a service: container, instance and web identity.
+the kinds of credentials that machines get from a service: container, instance, web identity, assumed role and SSO.
 """
 
+import json
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import md5
-from urllib.parse import quote, unquote
+from hashlib import md5, sha256
+from urllib.parse import parse_qs, quote, unquote
 from xml.sax.saxutils import escape
 
 from .server import Call, FaultyServer, Reply, json_reply
@@ -20,16 +23,36 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 
 @dataclass
 class Bucket:
-    """A bucket: its objects, in which region it lies, who may read it."""
+    """A bucket: its objects, in which region it lies, who may read it.
+
+    ``about`` are headers of single objects; their checksums are told as S3 tells them, to a HEAD that asks for them,
+    and a GET tells one that is of other bytes. ``versioning`` is "Enabled", "Suspended" or "".
+    """
 
     objects: dict[str, bytes] = field(default_factory=dict)
     region: str = "us-east-1"
     is_public: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
+    about: dict[str, dict[str, str]] = field(default_factory=dict)
+    versioning: str = ""
+    denies_versions: bool = False
+    denies_heads: bool = False
+    kept: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     def etag(self, key: str) -> str:
         return self.etags.get(key) or md5(self.objects[key]).hexdigest()
+
+    def version(self, key: str) -> str | None:
+        """The version of what the key holds now."""
+        name = {"Enabled": f"{md5(self.objects[key]).hexdigest()[:8]}._-", "Suspended": "null"}
+        return name.get(self.versioning)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Replace an object; a bucket with versions keeps what it was."""
+        if version := self.version(key):
+            self.kept[key, version] = self.objects[key]
+        self.objects[key] = data
 
 
 class S3Simulator(FaultyServer):
@@ -52,7 +75,7 @@ class S3Simulator(FaultyServer):
 
     def answer(self, call: Call) -> Reply:
         self.hosts.append(call.headers.get("host", ""))
-        if call.method == "POST":
+        if call.method == "POST" or call.path == "/federation/credentials":
             return self._token_service(call)
         if call.path.startswith(("/credentials", "/latest/")):
             return self._metadata(call)
@@ -63,7 +86,7 @@ class S3Simulator(FaultyServer):
         refusal = self._refusal(call, bucket)
         if refusal is not None:
             return refusal
-        return self._object(bucket, key) if key else self._listing(bucket, call)
+        return self._object(bucket, key, call) if key else self._listing(bucket, call)
 
     def _target(self, call: Call) -> tuple[str, str]:
         host = call.headers.get("host", "").partition(":")[0]
@@ -100,10 +123,25 @@ class S3Simulator(FaultyServer):
                 return error_reply(400, "AuthorizationHeaderMalformed", f"<Region>{region}</Region>")
         return error_reply(301, "PermanentRedirect")
 
-    def _object(self, bucket: Bucket, key: str) -> Reply:
+    def _object(self, bucket: Bucket, key: str, call: Call) -> Reply:
+        asked = call.parameters.get("versionId", [None])[0]
         if key not in bucket.objects:
             return error_reply(404, "NoSuchKey")
-        return Reply(200, bucket.headers, bucket.objects[key], file=key, etag=bucket.etag(key))
+        if (asked and bucket.denies_versions) or (call.method == "HEAD" and bucket.denies_heads):
+            return error_reply(403, "AccessDenied")
+        headers = {**bucket.headers, **bucket.about.get(key, {})}
+        if call.method != "HEAD" or call.headers.get("x-amz-checksum-mode") != "ENABLED":
+            headers = {name: value for name, value in headers.items() if not name.startswith("x-amz-checksum-")}
+            headers["x-amz-checksum-sha256"] = b64encode(sha256(b"a range").digest()).decode()
+        version = asked or bucket.version(key)
+        if version:
+            headers["x-amz-version-id"] = version
+        if asked in (None, bucket.version(key)):
+            return Reply(200, headers, bucket.objects[key], file=key, etag=bucket.etag(key))
+        data = bucket.kept.get((key, asked))
+        if data is None:
+            return error_reply(404, "NoSuchVersion")
+        return Reply(200, headers, data, file=key, etag=md5(data).hexdigest())
 
     def _listing(self, bucket: Bucket, call: Call) -> Reply:
         query = {name: values[0] for name, values in call.parameters.items()}
@@ -148,21 +186,44 @@ class S3Simulator(FaultyServer):
         return Reply(404)
 
     def _token_service(self, call: Call) -> Reply:
-        asked = dict(pair.split("=", 1) for pair in call.body.decode().split("&"))
-        if asked.get("Action") != "AssumeRoleWithWebIdentity" or asked.get("WebIdentityToken") != "the-jwt":
-            refusal = b"<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code></Error></ErrorResponse>"
-            return Reply(403, {"Content-Type": "text/xml"}, refusal)
+        if call.path == "/federation/credentials":
+            return self._sso_portal(call)
+        if call.path == "/token":
+            known = json.loads(call.body).get("refreshToken") == "refresh-me"
+            answer = {"accessToken": "sso-token", "expiresIn": 3600, "tokenType": "Bearer"}
+            return json_reply(200, answer) if known else json_reply(400, {"error": "invalid_grant"})
+        asked = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
+        match asked:
+            case {"Action": "AssumeRoleWithWebIdentity", "WebIdentityToken": "the-jwt"}:
+                return self._role("AssumeRoleWithWebIdentity")
+            case {"Action": "AssumeRole"} if "/sts/aws4_request" in call.headers.get("authorization", ""):
+                return self._role("AssumeRole")
+        refusal = b"<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code></Error></ErrorResponse>"
+        return Reply(403, {"Content-Type": "text/xml"}, refusal)
+
+    def _sso_portal(self, call: Call) -> Reply:
+        if call.headers.get("x-amz-sso_bearer_token") != "sso-token":
+            return json_reply(401, {"message": "no"}, {"x-amzn-ErrorType": "UnauthorizedException"})
+        keys = {
+            "accessKeyId": self.given["AccessKeyId"],
+            "secretAccessKey": self.given["SecretAccessKey"],
+            "sessionToken": self.given["Token"],
+            "expiration": 4_900_000_000_000,
+        }
+        return json_reply(200, {"roleCredentials": keys})
+
+    def _role(self, action: str) -> Reply:
         return Reply(
             200,
             {"Content-Type": "text/xml"},
             (
-                '<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
-                "<AssumeRoleWithWebIdentityResult><AssumedRoleUser><AssumedRoleId>AROA:x</AssumedRoleId>"
+                f'<{action}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
+                f"<{action}Result><AssumedRoleUser><AssumedRoleId>AROA:x</AssumedRoleId>"
                 "<Arn>arn:aws:sts::123456789012:assumed-role/r/x</Arn></AssumedRoleUser><Credentials>"
                 f"<AccessKeyId>{self.given['AccessKeyId']}</AccessKeyId>"
                 f"<SecretAccessKey>{self.given['SecretAccessKey']}</SecretAccessKey>"
                 f"<SessionToken>{self.given['Token']}</SessionToken><Expiration>2126-01-01T00:00:00Z</Expiration>"
-                "</Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+                f"</Credentials></{action}Result></{action}Response>"
             ).encode(),
         )
 

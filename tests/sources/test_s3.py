@@ -8,20 +8,26 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import pytest
 
+from lading.cache.root import CacheRoot, open_cache
 from lading.digest import Digest
 from lading.errors import (
     ContentError,
+    DigestMismatch,
     FileNotFoundAtSource,
     LadingError,
     ModelNotFound,
     OfflineError,
+    RateLimited,
     SizeMismatch,
     SourceError,
     SourceProtocolError,
@@ -30,7 +36,7 @@ from lading.errors import (
     UnsafePath,
     UsageError,
 )
-from lading.model.manifest import FileEntry
+from lading.model.manifest import FileEntry, Manifest
 from lading.settings import Settings
 from lading.sources import source_for
 from lading.sources.fault import Limits
@@ -38,8 +44,9 @@ from lading.sources.http import Network
 from lading.sources.interface import PassingFault, RangeIgnored, Source
 from lading.sources.proxy import Proxies
 from lading.sources.s3 import S3Source
-from lading.sources.s3_credentials import S3Options
+from lading.sources.s3_credentials import S3Options, is_near
 from lading.sources.s3_wire import Addressing
+from lading.transfer import TransferOptions, survey, transfer
 from lading.uri import ModelUri
 from tests.models import tiny_model, write_model
 from tests.program import environment, run, running, without_sockets
@@ -211,6 +218,19 @@ class TestRealServer:
             monkeypatch.delenv(name)
         refused(Unauthorized, source_of(real), MODEL, "no AWS credentials were found", "AWS_PROFILE")
 
+    def test_a_sha256_that_was_uploaded_with_an_object_is_promised(self, tmp_path: Path) -> None:
+        """rclone tells it of the whole object, also in the answers to ranges."""
+        from botocore.session import Session
+
+        (tmp_path / "root/models").mkdir(parents=True)
+        with rclone(tmp_path / "root", tmp_path / "log") as endpoint:
+            client = Session().create_client("s3", "us-east-1", endpoint_url=endpoint)
+            for name, about in (("a", {"ChecksumAlgorithm": "SHA256"}), ("b", {"ChecksumAlgorithm": "CRC32"})):
+                client.put_object(Bucket="models", Key=f"m/{name}", Body=WEIGHTS, **about)
+            files = source_of(endpoint).list_files(ModelUri.parse("s3://models/m")).files
+            assert [entry.digest for entry in files] == [Digest.of(WEIGHTS), Digest.of(WEIGHTS, "md5")]
+            assert read(source_of(endpoint), files[0], 1, 9) == WEIGHTS[1:9]
+
     def test_an_object_that_was_replaced_is_found_out(self, tmp_path: Path) -> None:
         """rclone ignores ``If-Match``: the etag of the answer gives it away."""
         place = write_model(tmp_path / "root/models/m", {"config.json": b"{} ", "gone.json": b"{}"})
@@ -232,6 +252,18 @@ def settings_of(**environ: str) -> Settings:
 
 @pytest.mark.usefixtures("keys")
 class TestListing:
+    def test_objects_are_listed_by_the_start_of_their_names(self, s3: S3Simulator) -> None:
+        """As for mirrors, whose names are no paths."""
+        s3.add("models", {"mirror/org%2Fa": WEIGHTS, "mirror/org%2Fb": b"", "mirror/other": b"x"}, versioning="Enabled")
+        place = ModelUri.parse("s3://models/mirror")
+        source = source_of(s3.endpoint)
+        found = source.list_objects(place, "org%2F", lambda name: None if name.endswith("b") else unquote(name))
+        assert [(each.path, each.uri, each.digest) for each in found.files] == [
+            ("org/a", place.with_file("org%2Fa"), Digest.of(WEIGHTS, "md5"))
+        ]
+        assert read(source, found.files[0]) == WEIGHTS
+        assert source.list_objects(place, "nothing", str).files == ()
+
     def test_short_pages_are_followed_to_the_end(self) -> None:
         with S3Simulator(page_size=2) as s3:
             s3.add("models", {f"org/tiny/{path}": content for path, content in FILES.items()})
@@ -276,8 +308,8 @@ class TestListing:
             entry = source_of(s3.endpoint).list_files(ModelUri.parse("s3://models?file=077")).files[0]
             assert (entry.path, len(s3.requests)) == ("077", 2)
 
-    def test_a_server_without_ranges_can_be_listed(self, s3: S3Simulator) -> None:
-        s3.add("models", {"org/tiny/w": WEIGHTS})
+    def test_a_server_without_heads_and_ranges_can_be_listed(self, s3: S3Simulator) -> None:
+        s3.add("models", {"org/tiny/w": WEIGHTS}, denies_heads=True)
         s3.fault("org/tiny/w", IgnoreRange(), times=None)
         source = source_of(s3.endpoint, network=Network(limits=Limits(body_bytes=10_000)))
         entry = first(source, "w")
@@ -342,6 +374,156 @@ class TestReading:
             read(source, entry)
         assert read(source, entry) == WEIGHTS
         assert s3.unused_faults == []
+
+
+@pytest.mark.usefixtures("keys")
+class TestVersions:
+    """Buckets that keep what was replaced; the simulator's are read by version, by those who may."""
+
+    def test_a_replaced_object_is_read_as_it_was_listed(self, s3: S3Simulator) -> None:
+        bucket = s3.add("models", {"org/tiny/w": WEIGHTS}, versioning="Enabled")
+        entry = first(source_of(s3.endpoint), "w")
+        assert entry.version == bucket.version("org/tiny/w")
+        bucket.put("org/tiny/w", b"newer")
+        kept = Manifest.from_json(json.loads(json.dumps(Manifest.of(MODEL, None, [entry]).to_json()))).files[0]
+        assert read(source_of(s3.endpoint), kept) == WEIGHTS
+        assert read(source_of(s3.endpoint), kept, 10, 20) == WEIGHTS[10:20]
+        assert s3.requests[-1].headers["if-match"] == entry.etag
+
+    def test_a_transfer_ends_though_its_object_is_replaced_meanwhile(self, s3: S3Simulator, tmp_path: Path) -> None:
+        bucket = s3.add("models", {"org/tiny/w": WEIGHTS}, versioning="Enabled")
+        source = source_of(s3.endpoint)
+        manifest = source.list_files(MODEL)
+        cache = opened(tmp_path)
+        s3.fault("org/tiny/w", CutAfter(5000))
+        with pytest.raises(SourceUnreachable):
+            transferred(manifest, source, cache, TransferOptions(part_bytes=20_000, retries=0, journal_seconds=0.0))
+        bucket.put("org/tiny/w", b"newer")
+        transferred(manifest, source_of(s3.endpoint), cache)
+        assert cache.store.path_of(Digest.of(WEIGHTS)).read_bytes() == WEIGHTS
+
+    def test_a_deleted_version_is_a_content_error(self, s3: S3Simulator) -> None:
+        bucket = s3.add("models", {"org/tiny/w": WEIGHTS}, versioning="Enabled")
+        source = source_of(s3.endpoint)
+        entry = first(source, "w")
+        bucket.put("org/tiny/w", b"newer")
+        bucket.kept.clear()
+        with pytest.raises(ContentError, match="the version of .* was deleted") as caught:
+            read(source, entry)
+        assert caught.value.remedy is not None and "--refresh" in caught.value.remedy
+
+    def test_who_may_not_read_versions_reads_the_object_by_its_etag(self, s3: S3Simulator) -> None:
+        bucket = s3.add("models", {"org/tiny/w": WEIGHTS}, versioning="Enabled", denies_versions=True)
+        source = source_of(s3.endpoint)
+        entry = first(source, "w")
+        for _ in range(2):
+            assert read(source, entry) == WEIGHTS
+        assert [request.status for request in s3.requests] == [200, 200, 403, 206, 206]
+        bucket.put("org/tiny/w", b"newer")
+        with pytest.raises(ContentError, match="changed after it was listed"):
+            read(source, entry)
+        s3.keys = {}
+        with pytest.raises(Unauthorized):
+            read(source_of(s3.endpoint), entry)
+
+    def test_null_versions_are_pinned_by_their_etag(self, s3: S3Simulator) -> None:
+        bucket = s3.add("models", {"org/tiny/w": WEIGHTS}, versioning="Suspended")
+        source = source_of(s3.endpoint)
+        entry = first(source, "w")
+        assert (entry.version, read(source, entry)) == (None, WEIGHTS)
+        bucket.put("org/tiny/w", b"newer")
+        with pytest.raises(ContentError, match="changed after it was listed"):
+            read(source, entry)
+
+    def test_too_many_objects_are_pinned_by_their_etags(self, s3: S3Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lading.sources.s3.MOST_PROBED", 1)
+        s3.add("models", {"a": WEIGHTS, "b": WEIGHTS}, versioning="Enabled")
+        files = source_of(s3.endpoint).list_files(ModelUri.parse("s3://models")).files
+        assert [(entry.version, entry.digest) for entry in files] == [(None, None)] * 2
+        assert None not in [entry.etag for entry in files]
+
+    @pytest.mark.parametrize("denies_heads", [False, True])
+    def test_an_object_replaced_while_it_is_listed_is_found_out(self, s3: S3Simulator, denies_heads: bool) -> None:
+        s3.add("models", {"org/tiny/w": WEIGHTS}, denies_heads=denies_heads)
+        s3.fault("org/tiny/w", WrongEtag())
+        refused(ContentError, source_of(s3.endpoint), MODEL, "changed after it was listed", "--refresh")
+
+
+def checksum(data: bytes, algorithm: str = "sha256") -> str:
+    return b64encode(bytes.fromhex(Digest.of(data, algorithm).hex)).decode()
+
+
+@pytest.mark.usefixtures("keys")
+class TestChecksums:
+    WHOLE: ClassVar = {"x-amz-checksum-type": "FULL_OBJECT"}
+    SHA256, META = {"x-amz-checksum-sha256": checksum(WEIGHTS)}, {"x-amz-meta-sha256": Digest.of(WEIGHTS).hex}
+    IN_PARTS: ClassVar = {"org/tiny/w": f"{'0' * 32}-7"}
+
+    @pytest.mark.parametrize(
+        ("about", "etags", "expected"),
+        [
+            (SHA256 | WHOLE, {}, Digest.of(WEIGHTS)),
+            (SHA256 | WHOLE, IN_PARTS, Digest.of(WEIGHTS)),
+            (SHA256 | {"x-amz-meta-sha256": "0" * 64}, {}, Digest.of(WEIGHTS)),
+            (META, {}, Digest.of(WEIGHTS)),
+            (META, IN_PARTS, Digest.of(WEIGHTS)),
+            ({}, {}, Digest.of(WEIGHTS, "md5")),
+            ({}, IN_PARTS, None),
+        ],
+    )
+    def test_the_best_is_promised(
+        self, s3: S3Simulator, about: dict[str, str], etags: dict[str, str], expected: Digest | None
+    ) -> None:
+        s3.add("models", {"org/tiny/w": WEIGHTS}, about={"org/tiny/w": about}, etags=etags)
+        source = source_of(s3.endpoint)
+        entry = first(source, "w")
+        assert (entry.digest, read(source, entry)) == (expected, WEIGHTS)
+
+    def test_without_a_head_only_an_md5_is_promised(self, s3: S3Simulator) -> None:
+        """The answer to a range may have the checksum of the range, or of the object: nobody can tell."""
+        bucket = s3.add(
+            "models",
+            {"org/tiny/w": WEIGHTS},
+            about={"org/tiny/w": self.SHA256},
+            denies_heads=True,
+            versioning="Enabled",
+        )
+        entry = first(source_of(s3.endpoint), "w")
+        assert (entry.digest, entry.version) == (Digest.of(WEIGHTS, "md5"), bucket.version("org/tiny/w"))
+
+    def test_a_crc32c_is_promised_where_it_can_be_checked(
+        self, s3: S3Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("google_crc32c")
+        about = {"x-amz-checksum-crc32c": checksum(WEIGHTS, "crc32c")} | self.WHOLE
+        s3.add("models", {"org/tiny/w": WEIGHTS}, about={"org/tiny/w": about}, etags=self.IN_PARTS)
+        assert first(source_of(s3.endpoint), "w").digest == Digest.of(WEIGHTS, "crc32c")
+        monkeypatch.setitem(sys.modules, "google_crc32c", None)
+        assert first(source_of(s3.endpoint), "w").digest is None
+
+    @pytest.mark.parametrize(
+        "about", [{"x-amz-checksum-sha256": checksum(b"other")} | WHOLE, {"x-amz-meta-sha256": "0" * 64}]
+    )
+    def test_a_wrong_promise_is_found_out(self, s3: S3Simulator, tmp_path: Path, about: dict[str, str]) -> None:
+        s3.add("models", {"org/tiny/w": WEIGHTS}, about={"org/tiny/w": about})
+        source = source_of(s3.endpoint)
+        with pytest.raises(DigestMismatch):
+            transferred(source.list_files(MODEL), source, opened(tmp_path))
+
+    def test_archived_objects_are_said_before_anything_is_fetched(self, s3: S3Simulator) -> None:
+        about = {"x-amz-storage-class": "GLACIER"}
+        bucket = s3.add("models", {"org/tiny/w": WEIGHTS}, about={"org/tiny/w": about})
+        refused(SourceError, source_of(s3.endpoint), MODEL, "is archived", "GLACIER", "restore it")
+        bucket.about["org/tiny/w"] = about | {"x-amz-restore": 'ongoing-request="false", expiry-date="..."'}
+        assert first(source_of(s3.endpoint), "w").digest
+
+
+def opened(path: Path) -> CacheRoot:
+    return open_cache(path, default=path, fallback=path)
+
+
+def transferred(manifest: Manifest, source: Source, cache: CacheRoot, options: TransferOptions | None = None) -> None:
+    transfer(survey(manifest, source, cache), source, cache, cancelled=Event(), options=options)
 
 
 @pytest.mark.usefixtures("keys")
@@ -451,7 +633,7 @@ class TestCredentials:
         s3.add("models", {"org/tiny/w": WEIGHTS}, region="eu-west-1")
         source = source_for(MODEL, settings_of(AWS_PROFILE="lab"))
         assert read(source, first(source, "w")) == WEIGHTS
-        assert [request.status for request in s3.requests] == [200, 206, 206]
+        assert [request.status for request in s3.requests] == [200, 200, 206]
         s3.keys = {}
         refused(Unauthorized, source, MODEL, "the shared credentials file (profile lab)")
         refused(UsageError, source_for(MODEL, settings_of(AWS_PROFILE="other")), MODEL, "profile other", "AWS_PROFILE")
@@ -538,7 +720,9 @@ class TestCredentials:
         token.write_text("the-jwt")
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", NOWHERE)
         source = source_of(role.endpoint, region="us-east-1")
-        refused(SourceUnreachable, source, MODEL, "cannot be reached", "HTTPS_PROXY")
+        refused(
+            SourceUnreachable, source, MODEL, "no credentials for the AWS configuration: 127.0.0.1:1", "or set AWS_"
+        )
 
     def test_token_services_are_trusted_by_our_authorities(
         self, role: S3Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -552,7 +736,7 @@ class TestCredentials:
             environ = {"AWS_ENDPOINT_URL": role.endpoint, "AWS_REGION": "us-east-1"}
             trusting = settings_of(SSL_CERT_FILE=str(AUTHORITY), **environ)
             assert first(source_for(MODEL, trusting), "w")
-            refused(SourceUnreachable, source_for(MODEL, settings_of(**environ)), MODEL, "SSLError")
+            refused(SourceUnreachable, source_for(MODEL, settings_of(**environ)), MODEL, "certificate", "SSL_CERT_FILE")
 
     def test_a_session_that_ends_meanwhile_is_renewed(self, role: S3Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{role.endpoint}/credentials")
@@ -566,6 +750,235 @@ class TestCredentials:
         with pytest.raises(Unauthorized, match="session has ended") as caught:
             read(source, entry)
         assert_hidden(caught.value, "token-2", "hunter2")
+
+
+SSO = """
+[profile lab]
+sso_session = corp
+sso_account_id = 123456789012
+sso_role_name = reader
+
+[sso-session corp]
+sso_region = eu-west-1
+sso_start_url = https://corp.test/start
+"""
+
+
+class TestTokenServices:
+    """Requests that botocore makes itself: they go the way of all others."""
+
+    @pytest.fixture
+    def role(self, s3: S3Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> S3Simulator:
+        """A bucket for holders of the keys that the simulator's services give, and a token to get them with."""
+        s3.keys = {"ASIAROLE": "token-1", KEY: None}
+        s3.add("models", {"org/tiny/w": WEIGHTS})
+        (tmp_path / "jwt").write_text("the-jwt")
+        return s3
+
+    @pytest.fixture
+    def web_identity(self, role: S3Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/r")
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "jwt"))
+
+    def around(self, role: S3Simulator, proxy: ForwardProxy, **environ: str) -> Settings:
+        """Settings with a proxy for all but the bucket."""
+        default = {"ALL_PROXY": proxy.url, "NO_PROXY": f"127.0.0.1:{role.port}", "SSL_CERT_FILE": str(AUTHORITY)}
+        return settings_of(AWS_ENDPOINT_URL=role.endpoint, AWS_REGION="us-east-1", **(default | environ))
+
+    @pytest.mark.usefixtures("web_identity")
+    def test_they_are_asked_through_our_proxy_and_trusted_by_our_authorities(
+        self, role: S3Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with TlsFront(role.port) as front, ForwardProxy(credentials="user:hunter2") as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", front.endpoint)
+            settings = self.around(role, proxy, ALL_PROXY=proxy.url_with("user:hunter2"))
+            assert first(source_for(MODEL, settings), "w")
+            assert [line.split()[:2] for line in proxy.first_lines] == [["CONNECT", f"127.0.0.1:{front.port}"]]
+
+    @pytest.mark.usefixtures("web_identity")
+    @pytest.mark.parametrize("no_proxy", ["127.0.0.0/8", "localhost,127.0.0.1"])
+    def test_no_proxy_is_kept(self, role: S3Simulator, monkeypatch: pytest.MonkeyPatch, no_proxy: str) -> None:
+        with TlsFront(role.port) as front, ForwardProxy() as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", front.endpoint)
+            assert first(source_for(MODEL, self.around(role, proxy, NO_PROXY=no_proxy)), "w")
+            assert proxy.first_lines == []
+
+    @pytest.mark.usefixtures("web_identity")
+    def test_a_proxy_that_refuses_them_is_said(self, role: S3Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "https://sts.corp.test")
+        with ForwardProxy(refusal=403) as proxy:
+            source = source_for(MODEL, self.around(role, proxy, ALL_PROXY=proxy.url_with("user:hunter2")))
+            refused(SourceUnreachable, source, MODEL, "no credentials for", "refuses connections to sts.corp.test")
+
+    @pytest.mark.usefixtures("web_identity")
+    def test_passing_faults_are_waited_out_and_lasting_ones_said(
+        self, role: S3Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", role.endpoint)
+        role.fault("/", Status(503, retry_after=1))
+        assert first(source_of(role.endpoint, region="us-east-1"), "w")
+        assert role.unused_faults == []
+        for status, kind in ((503, SourceUnreachable), (429, RateLimited)):
+            role.fault("/", Status(status), times=5)
+            refused(kind, source_of(role.endpoint, region="us-east-1"), MODEL, "no credentials for", f"HTTP {status}")
+
+    @pytest.mark.usefixtures("web_identity")
+    def test_what_a_token_service_repeats_is_not_shown(
+        self, role: S3Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", role.endpoint)
+        body = b"<ErrorResponse><Error><Code>the-jwt is wrong</Code><Message>the-jwt</Message></Error></ErrorResponse>"
+        role.fault("/", Status(403, body=body))
+        source = source_of(role.endpoint, region="us-east-1")
+        error = refused(Unauthorized, source, MODEL, "AssumeRoleWithWebIdentity is refused (without a code)")
+        assert_hidden(error, "the-jwt")
+
+    def test_an_assumed_role_signs_its_way(
+        self, role: S3Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = tmp_path / "config"
+        config.write_text(
+            "[profile lab]\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = base\n"
+            f"[profile base]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
+        )
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+        with TlsFront(role.port) as front, ForwardProxy() as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", front.endpoint)
+            assert first(source_for(MODEL, self.around(role, proxy, AWS_PROFILE="lab")), "w")
+            assert len(proxy.first_lines) == 1
+        assert "Credential=ASIAROLE/" in role.requests[-1].headers["authorization"]
+
+    @pytest.mark.parametrize("token", ["fresh", "stale"])
+    def test_an_sso_login_is_used_and_renewed(
+        self, role: S3Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+    ) -> None:
+        (tmp_path / "config").write_text(SSO)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        for where in ("tokens.SSOTokenProvider", "credentials.SSOProvider"):  # which read HOME when they are imported
+            monkeypatch.setattr(f"botocore.{where}._SSO_TOKEN_CACHE_DIR", str(tmp_path))
+        kept = tmp_path / f"{hashlib.sha1(b'corp').hexdigest()}.json"
+        kept.write_text(
+            json.dumps(
+                {
+                    "startUrl": "https://corp.test/start",
+                    "region": "eu-west-1",
+                    "accessToken": "sso-token" if token == "fresh" else "ended",
+                    "expiresAt": "2126-01-01T00:00:00Z" if token == "fresh" else "2026-01-01T00:00:00Z",
+                    "refreshToken": "refresh-me",
+                    "clientId": "id",
+                    "clientSecret": "hunter2",
+                    "registrationExpiresAt": "2126-01-01T00:00:00Z",
+                }
+            )
+        )
+        with TlsFront(role.port) as front, ForwardProxy() as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL_SSO", front.endpoint)
+            monkeypatch.setenv("AWS_ENDPOINT_URL_SSO_OIDC", front.endpoint)
+            assert first(source_for(MODEL, self.around(role, proxy, AWS_PROFILE="lab")), "w")
+            assert len(proxy.first_lines) == 1
+        asked = [request.path for request in role.requests if request.file is None]
+        assert asked[0] == ("/federation/credentials" if token == "fresh" else "/token")
+        kept.unlink()
+        source = source_for(MODEL, settings_of(AWS_PROFILE="lab", AWS_ENDPOINT_URL=role.endpoint))
+        refused(Unauthorized, source, MODEL, "the SSO login of the profile lab", "aws sso login --profile lab")
+
+
+class TestMetadata:
+    """Services of this machine that give credentials: never by a proxy."""
+
+    @pytest.fixture
+    def role(self, s3: S3Simulator, monkeypatch: pytest.MonkeyPatch) -> S3Simulator:
+        s3.keys = {"ASIAROLE": "token-1"}
+        s3.add("models", {"org/tiny/w": WEIGHTS})
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "container-secret")
+        return s3
+
+    @pytest.fixture
+    def proxy(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[ForwardProxy]:
+        """A proxy for everything, in the variables that Python's own and botocore's rules read too."""
+        with ForwardProxy() as proxy:
+            for name in ("http_proxy", "https_proxy", "all_proxy"):
+                monkeypatch.setenv(name, proxy.url)
+            yield proxy
+
+    def test_the_instance_is_asked_directly(
+        self, role: S3Simulator, proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", role.endpoint)
+        assert first(source_of(role.endpoint), "w")
+        assert proxy.first_lines == []
+
+    def test_so_it_is_for_a_role_that_stands_on_it(
+        self, role: S3Simulator, proxy: ForwardProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = tmp_path / "config"
+        config.write_text(
+            "[default]\nrole_arn = arn:aws:iam::123456789012:role/r\ncredential_source = Ec2InstanceMetadata\n"
+        )
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", role.endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", role.endpoint)
+        assert first(source_of(role.endpoint, region="us-east-1"), "w")
+        assert [request.method for request in role.requests][:4] == ["PUT", "GET", "GET", "POST"]
+        assert proxy.first_lines == []
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_a_container_is_asked_directly(
+        self, role: S3Simulator, proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch, scheme: str
+    ) -> None:
+        with TlsFront(role.port) as front:
+            endpoint = role.endpoint if scheme == "http" else front.endpoint
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{endpoint}/credentials")
+            environ = {"NO_PROXY": f"127.0.0.1:{role.port}", "SSL_CERT_FILE": str(AUTHORITY)}
+            assert first(
+                source_for(MODEL, settings_of(ALL_PROXY=proxy.url, AWS_ENDPOINT_URL=role.endpoint, **environ)), "w"
+            )
+        assert proxy.first_lines == []
+
+    def test_credentials_of_another_host_go_the_way_of_all_requests(
+        self, role: S3Simulator, proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "https://vault.corp.test/credentials")
+        with ForwardProxy(refusal=403) as refusing:
+            environ = {"NO_PROXY": "127.0.0.1", "ALL_PROXY": refusing.url, "AWS_ENDPOINT_URL": role.endpoint}
+            source = source_for(MODEL, settings_of(**environ))
+            refused(SourceUnreachable, source, MODEL, "no credentials for", "vault.corp.test", "NO_PROXY")
+            assert refusing.first_lines[0].split()[:2] == ["CONNECT", "vault.corp.test:443"]
+        assert proxy.first_lines == []
+
+    def test_offline_nobody_is_asked_who_we_are(
+        self, role: S3Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "false")
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", role.endpoint)
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{role.endpoint}/credentials")
+        offline = Network(offline=True)
+        assert source_of(role.endpoint, network=offline).access(MODEL).credential is None
+        config = tmp_path / "config"
+        config.write_text("[default]\nrole_arn = arn:aws:iam::123456789012:role/r\ncredential_source = EcsContainer\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+        with pytest.raises(OfflineError, match="metadata service"):
+            source_of(role.endpoint, network=offline).access(MODEL)
+        assert role.requests == []
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://169.254.169.254/", True),
+        ("http://[fd00:ec2::254]/", True),
+        ("http://metadata.corp.test/", True),
+        ("https://localhost:8080/x", True),
+        ("https://127.0.0.2/x", True),
+        ("https://[fe80::1]/x", True),
+        ("https://10.0.0.1/x", False),
+        ("https://vault.corp.test/x", False),
+    ],
+)
+def test_metadata_of_this_machine_is_known_by_its_url(url: str, expected: bool) -> None:
+    assert is_near(url) is expected
 
 
 @pytest.mark.usefixtures("keys")

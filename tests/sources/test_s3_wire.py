@@ -1,5 +1,6 @@
 """S3's protocol as values: addresses, listing pages, refusals, etags."""
 
+from base64 import b64encode
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -13,6 +14,7 @@ from lading.sources.s3_wire import (
     Page,
     Refusal,
     StoredObject,
+    archive_of,
     aws_endpoint,
     etag_is_md5,
     is_path_style,
@@ -21,6 +23,8 @@ from lading.sources.s3_wire import (
     parse_refusal,
     possible_md5,
     quoted_etag,
+    told_digests,
+    version_id,
 )
 
 AWS = "https://s3.eu-west-1.amazonaws.com"
@@ -164,3 +168,72 @@ def test_an_etag_has_quotes_and_may_be_an_md5(text: str | None, etag: str | None
 )
 def test_encryption_under_a_key_makes_the_etag_no_md5(headers: dict[str, str], expected: bool) -> None:
     assert etag_is_md5(headers) is expected
+
+
+SHA256, MD5_ETAG = Digest.of(b"x"), {"ETag": f'"{MD5}"'}
+BASE64 = b64encode(bytes.fromhex(SHA256.hex)).decode()
+CRC32C = Digest("crc32c", "e3069283")
+KMS = {"x-amz-server-side-encryption": "aws:kms"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, ()),
+        (MD5_ETAG, (Digest("md5", MD5),)),
+        (MD5_ETAG | KMS, ()),
+        ({"x-amz-checksum-sha256": BASE64} | MD5_ETAG, (SHA256, Digest("md5", MD5))),
+        ({"x-amz-checksum-sha256": BASE64, "x-amz-checksum-type": "FULL_OBJECT"} | KMS, (SHA256,)),
+        ({"x-amz-checksum-sha256": BASE64, "x-amz-checksum-type": "FULL_OBJECT", "ETag": f"{MD5}-2"}, (SHA256,)),
+        ({"x-amz-checksum-sha256": BASE64, "x-amz-checksum-type": "COMPOSITE"}, ()),
+        ({"x-amz-checksum-sha256": f"{BASE64}-2"}, ()),
+        ({"x-amz-checksum-sha256": f"{BASE64}-2", "x-amz-checksum-type": "FULL_OBJECT"}, ()),
+        ({"x-amz-checksum-sha256": BASE64, "ETag": f'"{MD5}-2"'}, ()),
+        ({"x-amz-checksum-sha256": "AAAA"}, ()),
+        ({"x-amz-checksum-sha256": "ü"}, ()),
+        ({"x-amz-meta-sha256": SHA256.hex.upper()}, (SHA256,)),
+        ({"x-amz-meta-sha256": "abc"}, ()),
+        ({"x-amz-checksum-crc32c": "4waSgw=="}, (CRC32C,)),
+        ({"x-amz-checksum-crc32c": "4waSgw=="} | MD5_ETAG, (Digest("md5", MD5), CRC32C)),
+        ({"x-amz-checksum-crc32": "4waSgw==", "x-amz-checksum-crc64nvme": "AAAAAAAAAAA="}, ()),
+    ],
+)
+def test_digests_are_told_best_first_and_only_of_the_whole_object(
+    headers: dict[str, str], expected: tuple[Digest, ...]
+) -> None:
+    assert told_digests(headers) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3/L4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY", True),
+        ("", False),
+        ("null", False),
+        ("a b", False),
+        ("ü", False),
+        ("v" * 1025, False),
+    ],
+)
+def test_a_version_is_what_a_header_can_name(text: str, expected: bool) -> None:
+    assert version_id({"x-amz-version-id": text}) == (text if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"x-amz-storage-class": "STANDARD_IA"}, None),
+        ({"x-amz-storage-class": "GLACIER_IR"}, None),
+        ({"x-amz-storage-class": "DEEP_ARCHIVE"}, "DEEP_ARCHIVE"),
+        ({"x-amz-storage-class": "GLACIER", "x-amz-restore": 'ongoing-request="true"'}, "GLACIER"),
+        ({"x-amz-storage-class": "GLACIER", "x-amz-restore": 'ongoing-request="false", expiry-date="x"'}, None),
+        ({"x-amz-storage-class": "INTELLIGENT_TIERING"}, None),
+        (
+            {"x-amz-storage-class": "INTELLIGENT_TIERING", "x-amz-archive-status": "ARCHIVE_ACCESS"},
+            "ARCHIVE_ACCESS",
+        ),
+    ],
+)
+def test_an_archive_is_one_that_must_be_waited_for(headers: dict[str, str], expected: str | None) -> None:
+    assert archive_of(headers) == expected

@@ -25,7 +25,8 @@ class FileEntry:
 
     ``path`` is its place below the workspace; ``uri`` names the bytes at the source (the two names may differ);
     ``digest`` is what the source promises, None where it promises nothing; ``etag`` identifies the version of the
-    bytes that ``size_bytes`` describes, as the source says it (for ``If-Match``), None where it says none.
+    bytes that ``size_bytes`` describes, as the source says it (for ``If-Match``), None where it says none; ``version``
+    is the name by which a source that keeps replaced bytes gives these ones, None where it has no such name.
     """
 
     path: str
@@ -33,6 +34,7 @@ class FileEntry:
     uri: ModelUri
     digest: Digest | None = None
     etag: str | None = None
+    version: str | None = None
 
     def __post_init__(self) -> None:
         check_path(self.path)
@@ -41,7 +43,8 @@ class FileEntry:
 
     def to_json(self) -> dict[str, Any]:
         """The entry as JSON values."""
-        optional = {"digest": str(self.digest) if self.digest else None, "etag": self.etag}
+        digest = str(self.digest) if self.digest else None
+        optional = {"digest": digest, "etag": self.etag, "version": self.version}
         return {"path": self.path, "size_bytes": self.size_bytes, "uri": str(self.uri)} | {
             key: value for key, value in optional.items() if value is not None
         }
@@ -56,6 +59,7 @@ class FileEntry:
             uri=ModelUri.parse(str(data["uri"])),
             digest=Digest.parse(digest) if digest else None,
             etag=data.get("etag"),
+            version=data.get("version"),
         )
 
 
@@ -79,6 +83,12 @@ class Manifest:
             if before.path == entry.path:
                 raise ContentError(f"{source}: two files are named {entry.path}")
         return cls(source, revision, ordered)
+
+    @property
+    def pinned(self) -> ModelUri:
+        """The source at the revision that was listed; as it was named where its scheme has no revisions."""
+        has_revisions = self.revision and self.source.effective_revision
+        return self.source.with_revision(self.revision) if self.revision and has_revisions else self.source
 
     @property
     def total_bytes(self) -> int:

@@ -1,67 +1,64 @@
 """Models in an S3 bucket: of AWS, or of any server that speaks its protocol (``AWS_ENDPOINT_URL``).
 
-Two kinds of calls, ListObjectsV2 and GetObject, built in :mod:`lading.sources.s3_wire` and signed by
-:mod:`lading.sources.s3_credentials`. The requests themselves go through the client that all sources share, so that
+Three kinds of calls, ListObjectsV2, HeadObject and GetObject, built in :mod:`lading.sources.s3_wire`, signed by
+:mod:`lading.sources.s3_requests`. The requests themselves go through the client that all sources share, so that
 proxies, authorities, time-outs and ``LADING_OFFLINE`` mean the same here. Rules kept here:
 
-* signatures are headers, made anew for every request: they do not outlive it, stand in no URL, and follow no redirect
-  to another host;
-* a refusal that says how to ask better (another region, a token that ended) is followed once;
-* refusals are told apart by status and S3's error code; its sentences, which quote keys and signatures, are not shown;
-* ``If-Match`` and the answer's own etag guard every byte: an object that was replaced is an error, never a mixture.
+* an object is pinned by its version where the bucket keeps versions, and always by its etag: ``If-Match`` and the
+  answer's own etag guard every byte, so that an object that was replaced is an error, never a mixture;
+* checksums are taken from HeadObject alone: some servers answer a range with the object's, some with the range's;
+* refusals are told apart by status and S3's error code: see :mod:`lading.sources.s3_refusal`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
-from typing import TypeVar
-from urllib.parse import urlsplit
 
+from lading.digest import Digest, new_hasher
 from lading.errors import (
-    ContentError,
     FileNotFoundAtSource,
     LadingError,
     ModelNotFound,
-    OfflineError,
-    SourceError,
     SourceProtocolError,
     SourceUnreachable,
     Unauthorized,
+    UsageError,
 )
 from lading.model.manifest import FileEntry, Manifest
-from lading.sources.http import HttpClient, Response, range_header, read_range
-from lading.sources.interface import Access, RangeReader, is_empty_range, nearest, only_file
+from lading.sources.answer import Response, range_header, read_range
+from lading.sources.http import HttpClient
+from lading.sources.interface import Access, PathOf, RangeReader, is_empty_range, itself, nearest, only_file
 from lading.sources.member import About, Context
-from lading.sources.s3_credentials import AwsIdentity, S3Options, check_options
+from lading.sources.s3_credentials import S3Options
+from lading.sources.s3_refusal import archived, changed, deleted
+from lading.sources.s3_requests import S3Requests
 from lading.sources.s3_wire import (
-    Address,
     Addressing,
     Page,
     Refusal,
     StoredObject,
-    aws_endpoint,
+    archive_of,
+    bucket_and_key,
+    bucket_and_prefix,
     etag_is_md5,
-    is_path_style,
     parse_page,
     parse_refusal,
     possible_md5,
     quoted_etag,
+    told_digests,
+    version_id,
 )
 from lading.uri import ModelUri, Scheme
 
 MOST_FILES = 200_000
 MOST_PROBED = 2_000
 
-_FIRST_REGION = "us-east-1"
 _PROBES_AT_ONCE = 8
-_ABOUT_US = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
-_Got = TypeVar("_Got")
 
 
 ABOUT = About(
@@ -75,12 +72,17 @@ ABOUT = About(
         "none: public buckets",
     ),
     endpoint="`AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`, that of the profile, else AWS in the bucket's region",
-    pinned_by="the etag of each object (`If-Match`)",
-    checksum="MD5 of objects whose etag is one",
+    pinned_by="the version of each object where the bucket keeps versions, and its etag (`If-Match`)",
+    checksum="the SHA-256 that S3 keeps, else the metadata `x-amz-meta-sha256`, else the MD5 that an etag is, else "
+    "CRC32C; none for multipart uploads without one of these",
     resume="byte ranges",
-    tested_against="`rclone serve s3`, and a simulator with regions, pages and sessions that end",
+    tested_against="Ceph RGW 16, `rclone serve s3`, and a simulator with regions, versions and sessions that end",
     extra="s3",
-    notes=("MinIO, Ceph and others without a host name per bucket need `AWS_S3_USE_PATH_STYLE=true`",),
+    notes=(
+        "MinIO, Ceph and others without a host name per bucket need `AWS_S3_USE_PATH_STYLE=true`",
+        "It needs the rights `s3:ListBucket` and `s3:GetObject`; with `s3:GetObjectVersion` too, a version that was "
+        "listed can be read after it was replaced",
+    ),
 )
 
 
@@ -105,33 +107,30 @@ class S3Source:
 
     def __init__(self, client: HttpClient, options: S3Options | None = None) -> None:
         self._client = client
-        self._options = options or S3Options()
-        self._identity: AwsIdentity | None = None
-        self._regions: dict[str, str] = {}
-        self._lock = Lock()
-        check_options(self._options)
+        self._requests = S3Requests(client, options or S3Options())
+        self._versions_denied: set[str] = set()
 
     def access(self, model: ModelUri) -> Access:
         """The bucket's address, and where the credentials come from."""
-        identity = self._who()
-        address = self._address(_bucket_and_prefix(model)[0])
+        identity = self._requests.identity()
+        address = self._requests.address(bucket_and_prefix(model)[0])
         return Access(address.url(), None if identity.is_anonymous else identity.name)
 
     def list_files(self, model: ModelUri) -> Manifest:
-        """The objects below the prefix, or the one named. S3 has no revision that covers them: each is pinned by etag.
+        """The objects below the prefix, or the one named. S3 has no revision that covers them: each is pinned alone.
 
-        An MD5 is promised for objects whose etag is one. Only an answer about the object itself tells whether it is, so
-        one byte of each is asked for; where they are more than ``MOST_PROBED``, nothing is promised.
+        A version and a digest come from the answer about the object itself, so that each is asked about; where they
+        are more than ``MOST_PROBED``, no digest is promised and only etags pin.
         """
-        bucket, prefix = _bucket_and_prefix(model)
-        entries = [_entry(model, prefix, each) for each in self._candidates(model) if not _is_marker(each)]
-        if not entries:
+        bucket, prefix = bucket_and_prefix(model)
+        manifest = _manifest(model, self._candidates(model), itself)
+        if not manifest.files:
             raise self._nothing_there(model, bucket, prefix)
-        manifest = only_file(Manifest.of(model, None, entries), model.file)
-        if len(manifest.files) > MOST_PROBED:
-            return manifest
-        with ThreadPoolExecutor(_PROBES_AT_ONCE, "s3-list") as threads:
-            return replace(manifest, files=tuple(threads.map(self._with_digest, manifest.files)))
+        return self._looked_at(only_file(manifest, model.file))
+
+    def list_objects(self, place: ModelUri, start: str, path_of: PathOf) -> Manifest:
+        """The objects whose names below the prefix start with ``start``: see :class:`~.interface.Bucket`."""
+        return self._looked_at(_manifest(place, self._objects(place, start), path_of))
 
     @contextmanager
     def open_range(self, file: FileEntry, start: int, end: int) -> Iterator[RangeReader]:
@@ -150,14 +149,15 @@ class S3Source:
 
     def _candidates(self, model: ModelUri) -> Iterable[StoredObject]:
         """The object that is named, alone where there is one; else all below the prefix."""
-        bucket, key = _bucket_and_key(model)
+        bucket, key = bucket_and_key(model)
         named = [each for each in self._page(bucket, {"prefix": key}).objects if each.key == key] if key else []
-        return named or self._objects(*_bucket_and_prefix(model))
+        return named or self._objects(model)
 
-    def _objects(self, bucket: str, prefix: str) -> Iterator[StoredObject]:
+    def _objects(self, model: ModelUri, start: str = "") -> Iterator[StoredObject]:
+        bucket, prefix = bucket_and_prefix(model)
         token, listed, asked = "", 0, {""}
         while True:
-            page = self._page(bucket, {"prefix": f"{prefix}/" if prefix else "", "continuation-token": token})
+            page = self._page(bucket, {"prefix": _below(prefix) + start, "continuation-token": token})
             yield from page.objects
             listed += max(1, len(page.objects))  # so that empty pages come to an end too
             if page.token is None:
@@ -179,7 +179,7 @@ class S3Source:
             try:
                 answer = self._client.fetch(url, headers, tries=tries)
             except SourceUnreachable as error:
-                if hint := self._path_style_hint(bucket):
+                if hint := self._requests.path_style_hint(bucket):
                     remedy = f"{error.remedy}; {hint}" if error.remedy else hint
                     raise SourceUnreachable(error.message, remedy=remedy) from error
                 raise
@@ -187,17 +187,19 @@ class S3Source:
                 return answer.body
             return parse_refusal(answer.status, answer.headers, answer.body)
 
-        body = self._asked(ModelUri(Scheme.S3, bucket), wanted, send)
+        body = self._requests.asked(ModelUri(Scheme.S3, bucket), wanted, send)
         try:
             return parse_page(body)
         except ValueError as error:
             raise SourceProtocolError(
-                f"{self._address(bucket).url()} does not list the bucket {bucket}: it answers with {error}",
+                f"{self._requests.address(bucket).url()} does not list the bucket {bucket}: it answers with {error}",
                 remedy="check that AWS_ENDPOINT_URL is the root of an S3 server; for MinIO, Ceph and others without a "
                 "host name per bucket set AWS_S3_USE_PATH_STYLE=true",
             ) from None
 
     def _opened(self, stack: ExitStack, file: FileEntry, start: int, end: int) -> Response:
+        """The answer to a range of the version that was listed."""
+
         def send(url: str, headers: Mapping[str, str]) -> Response | Refusal:
             wanted = {**headers, **range_header(start, end), **_if_match(file)}
             response = stack.enter_context(self._client.open(url, wanted))
@@ -210,13 +212,57 @@ class S3Source:
             response.close()
             return refusal
 
-        return self._asked(file.uri, {}, send)
+        bucket, _ = bucket_and_prefix(file.uri)
+        if file.version is None or bucket in self._versions_denied:
+            return self._requests.asked(file.uri, {}, send)
+        try:
+            return self._requests.asked(file.uri, {"versionId": file.version}, send)
+        except FileNotFoundAtSource:
+            raise deleted(file.uri) from None
+        except Unauthorized:  # s3:GetObjectVersion is a right of its own; the etag still guards the bytes
+            response = self._requests.asked(file.uri, {}, send)
+            self._versions_denied.add(bucket)
+            return response
 
-    def _with_digest(self, entry: FileEntry) -> FileEntry:
-        """The entry with the MD5 that its etag is; unchanged where the etag is something else."""
-        digest = possible_md5(entry.etag)
-        if digest is None or entry.size_bytes == 0:
+    def _looked_at(self, manifest: Manifest) -> Manifest:
+        """The manifest with what each object's own answer tells; the manifest itself where that is too much to ask."""
+        if len(manifest.files) > MOST_PROBED:
+            return manifest
+        with ThreadPoolExecutor(_PROBES_AT_ONCE, "s3-list") as threads:
+            return replace(manifest, files=tuple(threads.map(self._pinned, manifest.files)))
+
+    def _pinned(self, entry: FileEntry) -> FileEntry:
+        """The entry with its version and digest, as far as the server tells them; empty objects have none to read.
+
+        A HEAD tells all. Its refusals have no body that explains them, so that after one the first byte is asked for,
+        whose answer is explained, or tells at least the version and whether the etag is an MD5.
+        """
+        if entry.size_bytes == 0:
             return entry
+        headers = self._head(entry)
+        if headers is not None:
+            _check_unchanged(entry, headers)
+            if archive := archive_of(headers):
+                raise archived(entry.uri, archive)
+            return replace(entry, version=version_id(headers), digest=_first_usable(told_digests(headers)))
+        headers = self._first_byte(entry)
+        _check_unchanged(entry, headers)
+        digest = possible_md5(entry.etag) if etag_is_md5(headers) else None
+        return replace(entry, version=version_id(headers), digest=digest) if headers else entry
+
+    def _head(self, entry: FileEntry) -> Mapping[str, str] | None:
+        """The headers of the object; None where they are refused."""
+
+        def send(url: str, headers: Mapping[str, str]) -> Mapping[str, str] | Refusal | None:
+            answer = self._client.send("HEAD", url, {**headers, **_if_match(entry)})
+            if answer.status == 412:  # says all without a body
+                return parse_refusal(answer.status, answer.headers, answer.body)
+            return answer.headers if answer.status == 200 else None
+
+        return self._requests.asked(entry.uri, {}, send, "HEAD")
+
+    def _first_byte(self, entry: FileEntry) -> Mapping[str, str]:
+        """The headers of the answer to its first byte; none where the answer cannot be used."""
 
         def send(url: str, headers: Mapping[str, str]) -> Mapping[str, str] | Refusal:
             answer = self._client.fetch(url, {**headers, **range_header(0, 1), **_if_match(entry)})
@@ -225,58 +271,9 @@ class S3Source:
             return parse_refusal(answer.status, answer.headers, answer.body)
 
         try:
-            headers = self._asked(entry.uri, {}, send)
+            return self._requests.asked(entry.uri, {}, send)
         except SourceProtocolError:  # such as a server without ranges, whose whole file is more than an answer may be
-            return entry
-        _check_unchanged(entry, headers)
-        return replace(entry, digest=digest) if etag_is_md5(headers) else entry
-
-    def _asked(
-        self,
-        target: ModelUri,
-        query: Mapping[str, str],
-        send: Callable[[str, Mapping[str, str]], _Got | Refusal],
-    ) -> _Got:
-        """What ``send`` gets with signed headers; sent once more for each thing that a refusal teaches."""
-        if self._client.offline:  # before credentials are looked for, which may take the network too
-            raise OfflineError(
-                f"{target} is needed, and the network is forbidden", remedy="unset LADING_OFFLINE and HF_HUB_OFFLINE"
-            )
-        bucket, key = _bucket_and_key(target)
-        learnt: set[str] = set()
-        while True:
-            identity, address = self._who(), self._address(bucket)
-            url = address.url(key, query)
-            got = send(url, identity.headers(url, address.region))
-            if not isinstance(got, Refusal):
-                return got
-            lesson = self._lesson(got, identity, address)
-            if lesson is None or lesson in learnt:
-                raise _refused(got, target, identity, address)
-            learnt.add(lesson)
-
-    def _lesson(self, refusal: Refusal, identity: AwsIdentity, address: Address) -> str | None:
-        """What the next request does better, or None: signing for the right region, with a token that is alive."""
-        if refusal.region and refusal.region != address.region and refusal.status in (301, 307, 400, 403):
-            self._regions[address.bucket] = refusal.region
-            return "region"
-        if refusal.code == "ExpiredToken":
-            with self._lock:
-                if self._identity is identity:
-                    self._identity = AwsIdentity(self._options)
-            return "token"
-        return None
-
-    def _who(self) -> AwsIdentity:
-        with self._lock:
-            self._identity = self._identity or AwsIdentity(self._options)
-            return self._identity
-
-    def _address(self, bucket: str) -> Address:
-        identity = self._who()
-        region = self._regions.get(bucket) or self._options.region or identity.region or _FIRST_REGION
-        endpoint = self._options.endpoint or identity.endpoint or aws_endpoint(region)
-        return Address(endpoint, bucket, region, is_path_style(endpoint, bucket, self._options.addressing))
+            return {}
 
     def _nothing_there(self, model: ModelUri, bucket: str, prefix: str) -> ModelNotFound:
         """The error for a prefix without objects, with the names beside it where they can be had."""
@@ -284,9 +281,8 @@ class S3Source:
             return ModelNotFound(f"the bucket {bucket} is empty", remedy="check its name and AWS_ENDPOINT_URL")
         message = f"{model.model}: the bucket holds nothing below {prefix}/"
         parent, _, name = prefix.rpartition("/")
-        below = f"{parent}/" if parent else ""
         try:
-            page = self._page(bucket, {"prefix": below, "delimiter": "/"}, tries=1)
+            page = self._page(bucket, {"prefix": _below(parent), "delimiter": "/"}, tries=1)
         except LadingError:
             return ModelNotFound(message, remedy="check the prefix")
         if any(each.key == prefix for each in page.objects):
@@ -296,27 +292,21 @@ class S3Source:
         likely = " or ".join(str(ModelUri(model.scheme, f"{bucket}/{each}")) for each in near)
         return ModelNotFound(message, remedy=f"did you mean {likely}?" if near else "check the prefix")
 
-    def _path_style_hint(self, bucket: str) -> str | None:
-        """What may help where the bucket's host cannot be reached; None where it is not the bucket's own."""
-        address = self._address(bucket)
-        if address.is_path_style or address.endpoint == aws_endpoint(address.region):
-            return None
-        return f"if {urlsplit(address.url()).hostname} is no name here, set AWS_S3_USE_PATH_STYLE=true"
+
+def _manifest(model: ModelUri, found: Iterable[StoredObject], path_of: PathOf) -> Manifest:
+    start = len(_below(bucket_and_prefix(model)[1]))
+    files = []
+    for each in found:
+        name = each.key[start:]
+        path = None if _is_marker(each) else path_of(name)
+        if path is not None:
+            files.append(FileEntry(path, each.size_bytes, model.with_file(name), etag=each.etag))
+    return Manifest.of(model, None, files)
 
 
-def _bucket_and_prefix(model: ModelUri) -> tuple[str, str]:
-    bucket, _, prefix = model.location.partition("/")
-    return bucket, prefix
-
-
-def _bucket_and_key(target: ModelUri) -> tuple[str, str]:
-    bucket, prefix = _bucket_and_prefix(target)
-    return bucket, "/".join(part for part in (prefix, target.file) if part) if target.file else ""
-
-
-def _entry(model: ModelUri, prefix: str, found: StoredObject) -> FileEntry:
-    name = found.key[len(prefix) + 1 :] if prefix else found.key
-    return FileEntry(name, found.size_bytes, model.with_file(name), etag=found.etag)
+def _below(prefix: str) -> str:
+    """What the keys below the prefix start with."""
+    return f"{prefix}/" if prefix else ""
 
 
 def _is_marker(found: StoredObject) -> bool:
@@ -329,88 +319,18 @@ def _if_match(file: FileEntry) -> dict[str, str]:
 
 
 def _check_unchanged(file: FileEntry, headers: Mapping[str, str]) -> None:
-    """Raise ContentError when the answer is about another version; some servers do not know ``If-Match``."""
+    """Raise ContentError when the answer is about other bytes; some servers do not know ``If-Match``."""
     etag = quoted_etag(headers.get("ETag"))
     if file.etag and etag and etag != file.etag:
-        raise _changed(file.uri)
+        raise changed(file.uri)
 
 
-def _changed(target: ModelUri) -> ContentError:
-    return ContentError(f"{target} changed after it was listed", remedy="list the model's files again (--refresh)")
-
-
-def _refused(refusal: Refusal, target: ModelUri, identity: AwsIdentity, address: Address) -> LadingError:
-    """The error for an answer of S3 that is no answer, by its status and code."""
-    where, who, bucket = address.endpoint, identity.name, address.bucket
-    said = f"HTTP {refusal.status}{f', {refusal.code}' if refusal.code else ''}"
-    match refusal.code, refusal.status:
-        case "NoSuchBucket" | "InvalidBucketName", _:
-            return ModelNotFound(
-                f"{where} has no bucket {bucket}", remedy="check its name, and AWS_ENDPOINT_URL where it is not AWS's"
-            )
-        case "NoSuchKey", _:
-            return FileNotFoundAtSource(f"{target} is gone", remedy="list the model's files again (--refresh)")
-        case _, 412:
-            return _changed(target)
-        case "InvalidObjectState", _:
-            return SourceError(
-                f"{target} is archived and cannot be read ({said})", remedy="restore it from its storage class first"
-            )
-        case "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed", _:
-            return SourceError(
-                f"the bucket {bucket} is not in the region {address.region} of {where} ({said})",
-                remedy=f"set AWS_REGION to {refusal.region or 'its region'}, and AWS_ENDPOINT_URL, where set, with it",
-            )
-        case code, status if status in (401, 403) or (status == 400 and (identity.is_anonymous or code in _ABOUT_US)):
-            return _refused_identity(refusal.code, said, identity, address)
-        case _, 404:
-            return ModelNotFound(
-                f"{where} has no bucket {bucket} ({said})", remedy="check its name, and AWS_ENDPOINT_URL"
-            )
-    return SourceProtocolError(
-        f"{where} does not behave as an S3 server does: it answers {said} to {who}",
-        remedy="check that AWS_ENDPOINT_URL is the root of an S3 server, and that no login page answers in its place",
-    )
-
-
-def _refused_identity(code: str, said: str, identity: AwsIdentity, address: Address) -> Unauthorized:
-    """The error for what S3 has against us."""
-    where, who, bucket = address.endpoint, identity.name, address.bucket
-    if identity.is_anonymous:
-        return Unauthorized(
-            f"{where} does not let just anybody read the bucket {bucket} ({said}), and no AWS credentials were found"
-            f"{f' for the profile {identity.profile}' if identity.profile else ''}",
-            remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; they were looked for in the "
-            "environment, the shared files, web identity, SSO, container and instance metadata",
-        )
-    match code:
-        case "InvalidAccessKeyId":
-            what, remedy = (
-                "does not know the access key of",
-                "check AWS_ACCESS_KEY_ID, and that AWS_ENDPOINT_URL fits it",
-            )
-        case "SignatureDoesNotMatch":
-            what, remedy = (
-                "rejects the signature of",
-                "check that AWS_SECRET_ACCESS_KEY belongs to the access key, whole and without quotes; "
-                "a proxy that changes requests breaks signatures too",
-            )
-        case "ExpiredToken":
-            what, remedy = "says that the session has ended of", "log in again, or set keys and AWS_SESSION_TOKEN anew"
-        case "InvalidToken":
-            what, remedy = (
-                "rejects the session token of",
-                "set AWS_SESSION_TOKEN to the one of these keys, or unset it for lasting keys",
-            )
-        case "RequestTimeTooSkewed":
-            what, remedy = (
-                "has a clock that differs by minutes from this machine's, and rejects",
-                "set this machine's clock",
-            )
-        case _:
-            what, remedy = (
-                f"does not let the bucket {bucket} be read by",
-                f"allow these credentials s3:ListBucket on {bucket} and s3:GetObject on {bucket}/* (and kms:Decrypt "
-                "for its key), or use others",
-            )
-    return Unauthorized(f"{where} {what} {who} ({said})", remedy=remedy)
+def _first_usable(digests: Iterable[Digest]) -> Digest | None:
+    """The first digest that this installation can check, or None: CRC32C needs a package that S3 does not."""
+    for digest in digests:
+        try:
+            new_hasher(digest.algorithm, 0)
+        except UsageError:
+            continue
+        return digest
+    return None

@@ -7,6 +7,7 @@ byte by byte as SigV4 wants them, regions by their alphabet before they become p
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,11 +17,16 @@ from xml.etree import ElementTree
 
 from lading.digest import Digest
 from lading.sources.interface import LARGEST_FILE_BYTES
+from lading.uri import ModelUri
 
 _REGION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 _HOST_LABELS = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 _MD5 = re.compile(r"[0-9a-f]{32}")
+_ETAG_OF_PARTS = re.compile(r'-\d+"$')
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_VERSION = re.compile(r"[!-~]{1,1024}")
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
+_ARCHIVES = {"GLACIER", "DEEP_ARCHIVE"}
 _PATH_STYLE_HOSTS = (".oraclecloud.com", ".localhost")
 
 
@@ -101,6 +107,18 @@ def is_path_style(endpoint: str, bucket: str, addressing: Addressing) -> bool:
     return makes_no_host or "." not in host or host.endswith(_PATH_STYLE_HOSTS) or _is_ip_address(host)
 
 
+def bucket_and_prefix(model: ModelUri) -> tuple[str, str]:
+    """The bucket of a model, and the prefix below which it lies; "" for the whole bucket."""
+    bucket, _, prefix = model.location.partition("/")
+    return bucket, prefix
+
+
+def bucket_and_key(target: ModelUri) -> tuple[str, str]:
+    """The bucket and the object that a URI with ``?file=`` names; no key for one without."""
+    bucket, prefix = bucket_and_prefix(target)
+    return bucket, "/".join(part for part in (prefix, target.file) if part) if target.file else ""
+
+
 def parse_page(body: bytes) -> Page:
     """The page that a ListObjectsV2 answer holds; ValueError, whose text completes "it answers with …", for others."""
     root = _parse_xml(body)
@@ -126,9 +144,13 @@ def parse_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refus
         fields = _texts(_parse_xml(body))
     except ValueError:
         fields = {}
-    code = fields.get("Code", "")
     region = headers.get("x-amz-bucket-region") or fields.get("Region") or ""
-    return Refusal(status, code if _CODE.fullmatch(code) else "", region if is_region(region) else None)
+    return Refusal(status, error_code(fields.get("Code")), region if is_region(region) else None)
+
+
+def error_code(text: object) -> str:
+    """The error code that AWS's services answer with; "" for anything that only stands in its place."""
+    return text if isinstance(text, str) and _CODE.fullmatch(text) else ""
 
 
 def quoted_etag(text: str | None) -> str | None:
@@ -141,6 +163,54 @@ def possible_md5(etag: str | None) -> Digest | None:
     """The MD5 that an etag is unless the object is encrypted under a key; None for etags of multipart uploads."""
     bare = (etag or "").strip('"').lower()
     return Digest("md5", bare) if _MD5.fullmatch(bare) else None
+
+
+def version_id(headers: Mapping[str, str]) -> str | None:
+    """The version that an object's answer is about.
+
+    None in buckets that keep none, and for ``null``: what is written while versioning is suspended is replaced too.
+    """
+    text = headers.get("x-amz-version-id", "").strip()
+    return text if _VERSION.fullmatch(text) and text != "null" else None
+
+
+def archive_of(headers: Mapping[str, str]) -> str | None:
+    """The archive that the answer to a HEAD says the object's bytes lie in; None where they can be read."""
+    tier = headers.get("x-amz-archive-status", "")
+    kept = tier or headers.get("x-amz-storage-class", "")
+    restored = 'ongoing-request="false"' in headers.get("x-amz-restore", "")
+    return kept[:40] if (tier or kept in _ARCHIVES) and not restored else None
+
+
+def told_digests(headers: Mapping[str, str]) -> tuple[Digest, ...]:
+    """What the answer to a HEAD tells of the whole object's bytes, best first.
+
+    S3's SHA-256; the one that a ``lading mirror`` wrote beside the object; the MD5 that the etag is; S3's CRC32C.
+    """
+    own = headers.get("x-amz-meta-sha256", "").strip().lower()
+    found = (
+        _checksum(headers, "sha256"),
+        Digest("sha256", own) if _SHA256.fullmatch(own) else None,
+        possible_md5(quoted_etag(headers.get("ETag"))) if etag_is_md5(headers) else None,
+        _checksum(headers, "crc32c"),
+    )
+    return tuple(each for each in found if each)
+
+
+def _checksum(headers: Mapping[str, str], algorithm: str) -> Digest | None:
+    """S3's checksum of all bytes; None where it has none, or one of the parts' checksums.
+
+    Servers that do not tell the type are believed for objects that were uploaded whole: a checksum of parts should end
+    in ``-N`` as their etag does, and not all write it.
+    """
+    text, kind = headers.get(f"x-amz-checksum-{algorithm}", ""), headers.get("x-amz-checksum-type", "")
+    is_in_parts = _ETAG_OF_PARTS.search(quoted_etag(headers.get("ETag")) or "")
+    if kind != "FULL_OBJECT" and (kind or is_in_parts):
+        return None
+    try:
+        return Digest(algorithm, b64decode(text, validate=True).hex())
+    except ValueError:  # "-N" is no base64
+        return None
 
 
 def etag_is_md5(headers: Mapping[str, str]) -> bool:
