@@ -20,6 +20,9 @@ CANONICAL = [
     ("s3://nim_bucket", Scheme.S3, "nim_bucket", None, None),
     ("s3://b-1/a%20b/c:d?file=x%3Fy.json", Scheme.S3, "b-1/a b/c:d", None, "x?y.json"),
     ("gs://bucket/prefix?file=a/b", Scheme.GS, "bucket/prefix", None, "a/b"),
+    ("az://account1/my-container/org/model", Scheme.AZ, "account1/my-container/org/model", None, None),
+    ("az://abc/models?file=x%3Fy.json", Scheme.AZ, "abc/models", None, "x?y.json"),
+    ("az://abc/$web/a%20b:c", Scheme.AZ, "abc/$web/a b:c", None, None),
     ("local:///mnt/models/llama-3.1-8b", Scheme.LOCAL, "/mnt/models/llama-3.1-8b", None, None),
     ("local:///mnt/a%20b?file=config.json", Scheme.LOCAL, "/mnt/a b", None, "config.json"),
     ("/mnt/models/my model", Scheme.PATH, "/mnt/models/my model", None, None),
@@ -47,6 +50,8 @@ def test_an_accepted_form_is_read_and_written_back_unchanged(text, scheme, locat
         ("/mnt//models/./x/", "/mnt/models/x"),
         ("local:///mnt/x/", "local:///mnt/x"),
         ("gs://bucket/a%2fb", "gs://bucket/a/b"),
+        ("az://abc/models/", "az://abc/models"),
+        ("az://abc/%24root/x/", "az://abc/$root/x"),
         ("hf://a/b:refs%2Fpr%2F1", "hf://a/b:refs/pr/1"),
     ],
 )
@@ -85,6 +90,23 @@ REFUSED = [
     ("s3://b!/x", "bucket"),
     ("s3://bucket/../x", "prefix"),
     ("s3://bucket/a//b", "prefix"),
+    ("az://abc", "container"),
+    ("az://abc/", "container"),
+    ("az:///models/x", "storage account"),
+    ("az://ab/models", "storage account"),
+    ("az://Abc/models", "storage account"),
+    ("az://my-account/models", "storage account"),
+    (f"az://{'a' * 25}/models", "storage account"),
+    ("az://abc/mo", "container"),
+    ("az://abc/Models", "container"),
+    ("az://abc/a--b", "container"),
+    ("az://abc/-models", "container"),
+    ("az://abc/models-", "container"),
+    ("az://abc/$logs", "container"),
+    (f"az://abc/{'a' * 64}", "container"),
+    ("az://abc/models/../x", "prefix"),
+    ("az://abc/models//x", "prefix"),
+    ("az://abc/models:v1/x", "container"),
     ("local://mnt/x", "not absolute"),
     ("local:///mnt/../etc", "'..'"),
     ("/mnt/../etc", "'..'"),
@@ -130,6 +152,7 @@ def test_an_unnamed_revision_is_the_schemes_default(text, revision):
         ("hf://meta-llama/Llama-3.1-8B-Instruct:main", "meta-llama/Llama-3.1-8B-Instruct"),
         ("ngc://org/team/model:tag", "org/team/model"),
         ("s3://bucket/a:b", "bucket/a-b"),
+        ("az://abc/models/a:b", "abc/models/a-b"),
         ("/model-repo", "/model-repo"),
         ("https://host:8080/m", "host-8080/m"),
     ],
@@ -147,12 +170,15 @@ REVISION = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_+-]{0,8}(/[A-Za-z0-9_-]{1,8})?
 PART = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=12).filter(
     lambda part: part not in (".", "..")
 )
+ACCOUNT = st.from_regex(r"[a-z0-9]{3,24}", fullmatch=True)
+CONTAINER = st.from_regex(r"[a-z0-9]{3,9}(-[a-z0-9]{1,9}){0,5}", fullmatch=True) | st.sampled_from(["$root", "$web"])
 PATH = st.lists(PART, min_size=1, max_size=4).map("/".join)
 FILE = st.none() | PATH
 URIS = st.one_of(
     st.builds(ModelUri, st.sampled_from([Scheme.HF, Scheme.MODELSCOPE]), st.tuples(NAME, NAME).map("/".join), st.none() | REVISION, FILE),
     st.builds(ModelUri, st.just(Scheme.NGC), st.lists(NAME, min_size=2, max_size=3).map("/".join), REVISION, FILE),
     st.builds(ModelUri, st.sampled_from([Scheme.S3, Scheme.GS]), st.tuples(st.just("bucket"), PATH).map("/".join), st.none(), FILE),
+    st.builds(ModelUri, st.just(Scheme.AZ), st.tuples(ACCOUNT, CONTAINER, PATH).map("/".join), st.none(), FILE),
     st.builds(ModelUri, st.just(Scheme.LOCAL), PATH.map("/".__add__), st.none(), FILE),
     st.builds(ModelUri, st.just(Scheme.PATH), PATH.map("/".__add__), st.none(), st.none()),
     st.builds(ModelUri, st.sampled_from([Scheme.HTTP, Scheme.HTTPS]), st.tuples(st.just("host:80"), PATH).map("/".join), st.none(), FILE),
@@ -169,7 +195,12 @@ def test_written_text_is_canonical(uri):
     assert str(ModelUri.parse(str(uri))) == str(uri)
 
 
-@given(st.text(max_size=60) | st.text(max_size=40).map("hf://".__add__) | st.text(max_size=40).map("s3://b-1/".__add__))
+@given(
+    st.text(max_size=60)
+    | st.text(max_size=40).map("hf://".__add__)
+    | st.text(max_size=40).map("s3://b-1/".__add__)
+    | st.text(max_size=40).map("az://abc/".__add__)
+)
 def test_any_text_is_a_location_or_a_refusal_never_a_crash(text):
     try:
         uri = ModelUri.parse(text)

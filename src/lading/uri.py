@@ -7,6 +7,7 @@ Accepted forms::
     ngc://{org}/[{team}/]{model}:{version}[?file={path}]      the version is required
     s3://{bucket}[/{prefix}][?file={path}]
     gs://{bucket}[/{prefix}][?file={path}]
+    az://{account}/{container}[/{prefix}][?file={path}]
     http://{host}[:{port}][/{path}][?file={path}]             also https://
     local://{absolute path}[?file={path}]                     the form that manifests use
     {absolute path}                                           a directory on this machine; taken as it stands
@@ -35,6 +36,7 @@ class Scheme(StrEnum):
     NGC = "ngc"
     S3 = "s3"
     GS = "gs"
+    AZ = "az"
     HTTP = "http"
     HTTPS = "https"
     LOCAL = "local"
@@ -47,6 +49,7 @@ FORMS = {
     Scheme.MODELSCOPE: "modelscope://{org}/{model}[:{revision}][?file={path}]",
     Scheme.S3: "s3://{bucket}/{prefix}[?file={path}]",
     Scheme.GS: "gs://{bucket}/{prefix}[?file={path}]",
+    Scheme.AZ: "az://{account}/{container}/{prefix}[?file={path}]",
     Scheme.HTTP: "http://{host}[:{port}]/{path}[?file={path}]",
     Scheme.HTTPS: "https://{host}[:{port}]/{path}[?file={path}]",
     Scheme.LOCAL: "local:///{absolute path}[?file={path}]",
@@ -59,6 +62,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/-]*")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", re.IGNORECASE)
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*|\$root|\$web")
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _USERINFO = re.compile(r"//[^/@]*@")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -73,7 +78,8 @@ class InvalidModelUri(UsageError):
 class ModelUri:
     """A model's location, or one file's.
 
-    ``location`` is decoded and has no scheme: ``org/model``, ``bucket/prefix``, ``host:port/path`` or an absolute path.
+    ``location`` is decoded and has no scheme: ``org/model``, ``bucket/prefix``, ``account/container/prefix``,
+    ``host:port/path`` or an absolute path.
     ``revision`` is what the text named, or None where it named none (see :attr:`effective_revision`).
     ``file`` is a relative path below the location, or None for the model as a whole.
     """
@@ -225,9 +231,24 @@ def _parse_bucket(text: str, scheme: Scheme, body: str) -> tuple[str, str | None
     bucket, _, prefix = _decode(text, body).partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise _refused(text, f"{bucket!r} is not a bucket name", scheme)
+    _check_prefix(text, scheme, prefix)
+    return f"{bucket}/{prefix}".rstrip("/"), None
+
+
+def _parse_container(text: str, scheme: Scheme, body: str) -> tuple[str, str | None]:
+    account, _, rest = _decode(text, body).partition("/")
+    container, _, prefix = rest.partition("/")
+    if not _ACCOUNT.fullmatch(account):
+        raise _refused(text, f"{account!r} is not a storage account: 3 to 24 lowercase letters and digits", scheme)
+    if not _CONTAINER.fullmatch(container):
+        raise _refused(text, f"{container!r} is not a container name", scheme)
+    _check_prefix(text, scheme, prefix)
+    return f"{account}/{container}/{prefix}".rstrip("/"), None
+
+
+def _check_prefix(text: str, scheme: Scheme, prefix: str) -> None:
     if any(part in ("", ".", "..") for part in prefix.rstrip("/").split("/")) and prefix.rstrip("/"):
         raise _refused(text, f"the prefix {prefix!r} holds an empty, '.' or '..' part", scheme)
-    return f"{bucket}/{prefix}".rstrip("/"), None
 
 
 def _parse_server(text: str, scheme: Scheme, body: str) -> tuple[str, str | None]:
@@ -249,6 +270,7 @@ _PARSERS = {
     Scheme.NGC: _parse_ngc,
     Scheme.S3: _parse_bucket,
     Scheme.GS: _parse_bucket,
+    Scheme.AZ: _parse_container,
     Scheme.HTTP: _parse_server,
     Scheme.HTTPS: _parse_server,
     Scheme.LOCAL: _parse_local,
