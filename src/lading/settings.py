@@ -15,6 +15,7 @@ from typing import Any
 
 from lading.errors import UsageError
 from lading.secret import Secret
+from lading.units import MIB, parse_bytes
 
 DEFAULT_CACHE_PATH = "/opt/nim/.cache"
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # a server in a container listens on all of its addresses
@@ -55,6 +56,24 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise ValueError(text)
     return seconds
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
+
+
+def _size(text: str) -> int:
+    size_bytes = parse_bytes(text)
+    if size_bytes < 1:
+        raise ValueError(text)
+    return size_bytes
+
+
+def _rate(text: str) -> int:
+    return _size(text.strip().removesuffix("/s"))
 
 
 def _log_level(text: str) -> str:
@@ -125,6 +144,14 @@ SETTINGS: tuple[Setting, ...] = (
         "a directory",
     ),
     Setting(
+        "cache_probe_seconds",
+        ("NIM_CACHE_PROBE_TIMEOUT",),
+        _seconds,
+        60.0,
+        "How long the cache's volume may take to answer before that is an error.",
+        _SECONDS,
+    ),
+    Setting(
         "data_path",
         ("LADING_DATA_PATH",),
         _path,
@@ -164,6 +191,46 @@ SETTINGS: tuple[Setting, ...] = (
         20.0,
         "How long the engine may take to stop before it is killed.",
         _SECONDS,
+    ),
+    Setting(
+        "include",
+        ("LADING_INCLUDE",),
+        str,
+        "",
+        "Files to fetch although a rule leaves them out (`*.gguf`, `original/*`).",
+        "globs for paths or names, joined by commas",
+    ),
+    Setting(
+        "exclude",
+        ("LADING_EXCLUDE",),
+        str,
+        "",
+        "Files to leave out besides those that rules leave out; `LADING_INCLUDE` wins.",
+        "globs for paths or names, joined by commas",
+    ),
+    Setting(
+        "connections",
+        ("LADING_CONNECTIONS",),
+        _count,
+        None,
+        "Most connections of a download at a time. Unset: as many as make it faster, up to 8.",
+        "a number, 1 or more",
+    ),
+    Setting(
+        "part_bytes",
+        ("LADING_PART_SIZE",),
+        _size,
+        8 * MIB,
+        "Bytes that one request of a download asks for.",
+        "a size: 8MiB, 16M",
+    ),
+    Setting(
+        "max_bandwidth",
+        ("LADING_MAX_BANDWIDTH",),
+        _rate,
+        None,
+        "Most bytes per second of a download. Unset: as many as come.",
+        "a size per second: 100MB, 1.5GiB, 12500k",
     ),
     Setting(
         "offline",
@@ -232,6 +299,62 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "Emulator to read gs:// models from instead of Google Cloud Storage, without credentials.",
         "an http or https URL, or `host:port`",
+    ),
+    Setting(
+        "azure_storage_connection_string",
+        ("AZURE_STORAGE_CONNECTION_STRING",),
+        Secret,
+        None,
+        "Connection string of the storage account of az:// models, with its key or shared access signature.",
+        "a connection string",
+    ),
+    Setting(
+        "azure_storage_sas_token",
+        ("AZURE_STORAGE_SAS_TOKEN",),
+        Secret,
+        None,
+        "Shared access signature for az:// models: it needs the permissions to read and to list.",
+        "a signature (`sv=…&sig=…`)",
+    ),
+    Setting(
+        "azure_storage_key",
+        ("AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY"),
+        Secret,
+        None,
+        "Key of the storage account of az:// models. Unset, like the two above: Azure's default credential chain, whose variables (`AZURE_TENANT_ID`, `AZURE_CLIENT_SECRET`, `AZURE_FEDERATED_TOKEN_FILE`, `AZURE_AUTHORITY_HOST`, `IDENTITY_ENDPOINT`, …) are read by azure-identity; else none (public containers).",
+        "a key",
+    ),
+    Setting(
+        "azure_storage_account",
+        ("AZURE_STORAGE_ACCOUNT",),
+        str,
+        None,
+        "The only storage account that the key and the signature above are sent to. Unset: whichever a location names.",
+        "the name of an account",
+    ),
+    Setting(
+        "azure_storage_blob_endpoint",
+        ("AZURE_STORAGE_BLOB_ENDPOINT",),
+        _url,
+        None,
+        "Base URL of a storage account's blobs, for emulators and sovereign clouds. Unset: that of the connection string, else `https://{account}.blob.core.windows.net`.",
+        "an http or https URL; `{account}` in it stands for the account of the location",
+    ),
+    Setting(
+        "azure_client_id",
+        ("AZURE_CLIENT_ID",),
+        str,
+        None,
+        "Client ID of the service principal, workload identity or user-assigned managed identity that reads az:// models.",
+        "a client ID",
+    ),
+    Setting(
+        "azure_token_credentials",
+        ("AZURE_TOKEN_CREDENTIALS",),
+        str,
+        None,
+        "Which members of Azure's default credential chain are asked: `prod` without developers' logins, `dev` only those, or one by its name. Unset: all.",
+        "`prod`, `dev`, or a name such as `AzureCliCredential`",
     ),
     Setting(
         "aws_endpoint_url",
@@ -329,6 +452,22 @@ SETTINGS: tuple[Setting, ...] = (
         "Existing ModelScope cache to read from (never written). Unset: `~/.cache/modelscope`.",
         "a directory",
     ),
+    Setting(
+        "http_token",
+        ("LADING_HTTP_TOKEN",),
+        Secret,
+        None,
+        "What http:// and https:// servers that hold models are asked with.",
+        "a bearer token, or `user:password`",
+    ),
+    Setting(
+        "repository_override",
+        ("NIM_REPOSITORY_OVERRIDE",),
+        str,
+        None,
+        "Where ngc:// files are read from instead of NGC: an NGC-compatible server, or a bucket or HTTP server that holds them under percent-encoded names.",
+        "an `ngc://`, `s3://`, `gs://`, `http://` or `https://` location",
+    ),
     Setting("http_proxy", ("http_proxy", "HTTP_PROXY"), Secret, None, "Proxy for http:// sources.", "a proxy URL"),
     Setting("https_proxy", ("https_proxy", "HTTPS_PROXY"), Secret, None, "Proxy for https:// sources.", "a proxy URL"),
     Setting(
@@ -368,12 +507,18 @@ class Settings:
     server_port: int
     host: str
     cache_path: Path | None
+    cache_probe_seconds: float
     data_path: Path | None
     log_level: str
     jsonl_logging: bool
     passthrough_args: str
     max_model_len: int | None
     stop_seconds: float
+    include: str
+    exclude: str
+    connections: int | None
+    part_bytes: int
+    max_bandwidth: int | None
     offline: bool
     hf_token: Secret | None
     hf_endpoint: str
@@ -384,6 +529,13 @@ class Settings:
     gce_metadata_host: str
     no_gce_check: bool
     storage_emulator_host: str | None
+    azure_storage_connection_string: Secret | None
+    azure_storage_sas_token: Secret | None
+    azure_storage_key: Secret | None
+    azure_storage_account: str | None
+    azure_storage_blob_endpoint: str | None
+    azure_client_id: str | None
+    azure_token_credentials: str | None
     aws_endpoint_url: str | None
     aws_region: str | None
     aws_profile: str | None
@@ -396,6 +548,8 @@ class Settings:
     modelscope_api_token: Secret | None
     modelscope_endpoint: str
     modelscope_cache: Path | None
+    http_token: Secret | None
+    repository_override: str | None
     http_proxy: Secret | None
     https_proxy: Secret | None
     all_proxy: Secret | None

@@ -26,8 +26,9 @@ from lading.errors import (
 )
 from lading.events import Event, RetryScheduled
 from lading.secret import Secret
+from lading.sources.answer import range_header, read_range
 from lading.sources.fault import Limits, explain, retry_after_seconds, retry_delay_seconds
-from lading.sources.http import HttpClient, Network, range_header, read_range
+from lading.sources.http import HttpClient, Network
 from lading.sources.interface import PassingFault, RangeIgnored
 from lading.sources.proxy import Proxies
 from lading.sources.tls import tls_context

@@ -32,8 +32,9 @@ from lading.errors import (
 from lading.events import Event, Note
 from lading.model.manifest import FileEntry
 from lading.secret import Secret
+from lading.sources.answer import Answer
 from lading.sources.fault import Limits
-from lading.sources.http import Answer, Network
+from lading.sources.http import Network
 from lading.sources.huggingface import MOST_FILES, HuggingFaceSource, next_page, parse_entry, ref_names
 from lading.sources.huggingface_cache import HuggingFaceCache
 from lading.sources.interface import PassingFault, RangeIgnored, Source

@@ -258,7 +258,7 @@ class TestRanges:
     def test_a_file_that_went_away(self, model: Path) -> None:
         entry = entry_of(model)
         (model / "model.safetensors").unlink()
-        with pytest.raises(MachineError, match="cannot be read: No such file"):
+        with pytest.raises(FileNotFoundAtSource, match=r"model\.safetensors is gone"):
             read(entry)
         assert LocalSource().local_copy(entry) is None
 

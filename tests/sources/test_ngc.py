@@ -3,7 +3,7 @@
 import json
 import os
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from lading.sources.fault import Limits
 from lading.sources.http import Network
 from lading.sources.interface import PassingFault, RangeIgnored
 from lading.sources.ngc import MOST_FILES, NgcSource, parse_entry, version_names
+from lading.sources.ngc_cache import NgcCache
 from lading.uri import ModelUri
 from tests.models import tiny_model
 from tests.program import environment, run, running, without_sockets
@@ -174,10 +175,17 @@ class TestListing:
         assert [entry.path for entry in manifest.files] == sorted(FILES)
         assert len(ngc.requests) == 1 + -(-len(FILES) // page_size)
 
-    def test_without_digests_none_is_invented(self, ngc: NgcSimulator) -> None:
+    def test_without_digests_none_is_invented_and_storage_pins(self, ngc: NgcSimulator) -> None:
         ngc.digests = False
         manifest = source_of(ngc.endpoint, PERSONAL).list_files(TINY)
-        assert {(entry.digest, entry.etag) for entry in manifest.files} == {(None, CREATED)}
+        assert {entry.digest for entry in manifest.files} == {None}
+        assert {entry.etag for entry in manifest.files if not entry.size_bytes} == {CREATED}
+        pins = [entry.etag or "" for entry in manifest.files if entry.size_bytes]
+        assert all(pin.startswith('"') for pin in pins)
+        looks = [request for request in ngc.requests if request.host == "cdn"]
+        assert len(looks) == len(pins)
+        assert {request.headers["range"] for request in looks} == {"bytes=0-0"}
+        assert ngc.leaked_credentials == []
 
     def test_one_file_may_be_named(self, ngc: NgcSimulator) -> None:
         source = source_of(ngc.endpoint, PERSONAL)
@@ -746,3 +754,47 @@ def test_bytes_that_do_not_have_the_promised_digest_are_not_served(tmp_path: Pat
     assert done.returncode == 4
     assert "model-00001-of-00002.safetensors" in done.stderr
     assert PERSONAL not in done.stdout + done.stderr
+
+
+class TestFilesThatNimLeft:
+    """``ngc/hub`` on the volume, laid out as a NIM does it."""
+
+    def volume(self, tmp_path: Path, files: Mapping[str, bytes]) -> Path:
+        folder = tmp_path / "cache/ngc/hub/models--acme--team--served"
+        for number, (path, data) in enumerate(files.items()):
+            blob, link = folder / "blobs" / f"{number:064x}", folder / "snapshots/bf16-1" / path
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(data)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+        return tmp_path / "cache"
+
+    def test_they_are_found_by_version_and_path(self, ngc: NgcSimulator, tmp_path: Path) -> None:
+        ngc.add_model("acme/team/served", "bf16-1", FILES)
+        volume = self.volume(tmp_path, FILES)
+        environ = {"NIM_CACHE_PATH": str(volume), "NGC_CLI_API_URL": ngc.endpoint, "NGC_API_KEY": PERSONAL}
+        model = ModelUri.parse("ngc://acme/team/served:bf16-1")
+        source = source_for(model, Settings.from_env(environ))
+        for file in source.list_files(model).files:
+            found = source.local_copy(file)
+            assert found and found.read_bytes() == FILES[file.path]
+        assert source.local_copy(FileEntry("x", 1, model.with_revision("other").with_file("x"))) is None
+        for path in ("../../../x", "/etc/hosts"):
+            assert NgcCache(volume / "ngc/hub").find(model, path) is None
+
+    def test_migrating_costs_no_download_and_what_is_damaged_is_fetched(
+        self, ngc: NgcSimulator, tmp_path: Path
+    ) -> None:
+        files = tiny_model()
+        ngc.add_model("acme/team/served", "bf16-1", files)
+        self.volume(tmp_path, files | {"config.json": files["config.json"][:-1] + b" "})
+        environ = environment(
+            tmp_path,
+            NGC_CLI_API_URL=ngc.endpoint,
+            NGC_API_KEY=PERSONAL,
+            PATH=f"{install(tmp_path / 'engine')}:{os.environ['PATH']}",
+        )
+        with running(["serve", "ngc://acme/team/served:bf16-1"], environ, tmp_path / "log") as program:
+            program.wait_until_ready()
+            assert program.stop() == 0
+        assert {request.file for request in ngc.requests if request.host == "cdn"} == {"config.json"}

@@ -9,8 +9,8 @@ import pytest
 
 from lading.errors import OfflineError, UsageError
 from lading.settings import Settings
-from lading.sources import source_for
-from lading.uri import ModelUri
+from lading.sources import about_sources, source_for
+from lading.uri import ModelUri, Scheme
 from tests.simulators.hub import HubSimulator
 from tests.sources.cache_layout import lay_out
 from tests.sources.servers import ForwardProxy, assert_hidden
@@ -33,6 +33,8 @@ def settings(environ: Mapping[str, str] | None = None) -> Settings:
         "s3://bucket/x",
         "gs://bucket/x",
         "modelscope://a/b",
+        "az://account/container/x",
+        "https://host/x",
         "/models/tiny",
         "local:///models/tiny",
     ],
@@ -42,13 +44,12 @@ def test_hubs_stores_and_directories_are_read(text: str) -> None:
     assert source.in_place is text.startswith(("/", "local"))
 
 
-@pytest.mark.parametrize("text", ["http://h/x", "https://h"])
-def test_other_schemes_are_told_what_is_read(text: str) -> None:
-    with pytest.raises(UsageError, match=r"this build of Lading does not read \w+:// locations") as caught:
-        source_for(ModelUri.parse(text), settings())
-    remedy = caught.value.remedy or ""
-    assert remedy.startswith("it reads hf://{org}/{model}[:{revision}][?file={path}] and ngc://")
-    assert remedy.endswith(" and local:///{absolute path}[?file={path}] and /{absolute path}")
+def test_every_scheme_has_a_source_that_says_what_it_is() -> None:
+    about = about_sources()
+    assert set(about) == set(Scheme)
+    for each in about.values():
+        assert each.credentials[-1].startswith("none")
+        assert not [text for text in (each.title, each.endpoint, each.checksum, *each.notes) if text.endswith(".")]
 
 
 def test_the_settings_of_the_hub_reach_it() -> None:

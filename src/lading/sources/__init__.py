@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from lading.errors import UsageError
 from lading.events import Report, ignore
 from lading.settings import Settings
 from lading.sources.interface import Source
-from lading.uri import FORMS, ModelUri, Scheme
+from lading.uri import ModelUri, Scheme
 
 if TYPE_CHECKING:
     from lading.sources.member import About, Member
@@ -23,21 +22,32 @@ if TYPE_CHECKING:
 def source_for(uri: ModelUri, settings: Settings, report: Report = ignore) -> Source:
     """The source that ``uri`` is read from, connected to nothing yet.
 
-    Raises UsageError for a scheme that this build does not read, and for credentials or endpoints that cannot be used.
+    Raises UsageError for credentials, endpoints or an override that cannot be used.
     """
     from lading.sources.member import Context
 
-    if uri.scheme not in _MEMBERS:
-        raise UsageError(
-            f"{uri}: this build of Lading does not read {uri.scheme}:// locations",
-            remedy="it reads " + " and ".join(FORMS[scheme] for scheme in _MEMBERS),
-        )
-    return _member(uri.scheme).connect(Context(settings, report))
+    context = Context(settings, report)
+    if uri.scheme is Scheme.NGC and settings.repository_override:
+        from lading.sources import override
+
+        return override.connect(context, lambda place: _member(place.scheme).connect(context))
+    return _member(uri.scheme).connect(context)
 
 
 def about_sources() -> Mapping[Scheme, About]:
     """What each source says of itself, for documents."""
     return {scheme: _member(scheme).ABOUT for scheme in _MEMBERS}
+
+
+def about_source(uri: ModelUri, settings: Settings) -> About:
+    """What the source that ``uri`` is read from says of itself."""
+    place = uri
+    if uri.scheme is Scheme.NGC and settings.repository_override:
+        from lading.sources import override
+
+        if override.registry_url(settings.repository_override) is None:
+            place = override.mirror_location(settings.repository_override)
+    return _member(place.scheme).ABOUT
 
 
 def _member(scheme: Scheme) -> Member:
@@ -49,7 +59,10 @@ _MEMBERS: Mapping[Scheme, str] = {
     Scheme.NGC: "ngc",
     Scheme.S3: "s3",
     Scheme.GS: "gcs",
+    Scheme.AZ: "azure",
     Scheme.MODELSCOPE: "modelscope",
+    Scheme.HTTP: "web",
+    Scheme.HTTPS: "web",
     Scheme.LOCAL: "local",
     Scheme.PATH: "local",
 }

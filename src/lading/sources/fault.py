@@ -111,9 +111,9 @@ def proxy_refused(proxy: Proxy, url: str, status: int | None) -> SourceUnreachab
     """A proxy's answer of ``status`` (None: none came) in place of the way to ``url``."""
     scheme, host, _ = origin(url)
     variable = f"{scheme.upper()}_PROXY"
-    if status == 407:
+    if status in (401, 407):  # 401 is what tinyproxy says to wrong ones
         return SourceUnreachable(
-            f"the proxy {proxy.url} asks for {'other ' if proxy.authorization else ''}credentials (HTTP 407)",
+            f"the proxy {proxy.url} asks for {'other ' if proxy.authorization else ''}credentials (HTTP {status})",
             remedy=f"write them into {variable}, percent-encoded: http://user:password@host:port",
         )
     if status is None or status < 300 or status in (408, 429) or status >= 500:

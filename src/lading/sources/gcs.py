@@ -30,10 +30,20 @@ from lading.errors import (
     Unauthorized,
 )
 from lading.model.manifest import FileEntry, Manifest
+from lading.sources.answer import Answer, Response, range_header, read_range
 from lading.sources.gcs_credentials import GoogleCredentials, Places
-from lading.sources.http import Answer, HttpClient, Response, range_header, read_range
-from lading.sources.interface import LARGEST_FILE_BYTES, Access, RangeReader, is_empty_range, only_file
+from lading.sources.http import HttpClient
+from lading.sources.interface import (
+    LARGEST_FILE_BYTES,
+    Access,
+    PathOf,
+    RangeReader,
+    is_empty_range,
+    itself,
+    only_file,
+)
 from lading.sources.member import About, Context
+from lading.sources.quoting import it_says
 from lading.sources.urls import redacted
 from lading.uri import ModelUri
 
@@ -94,14 +104,18 @@ class GcsSource:
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files below the prefix, or the one the URI names, at their generations of now."""
-        found = (self._entry(model, item) for item in self._items(model))
-        files = [entry for entry in found if entry]
-        if not files:
+        manifest = self.list_objects(model, "", itself)
+        if not manifest.files:
             raise ModelNotFound(
                 f"{model.model} holds no files",
                 remedy="check the prefix: it names a whole directory; one object is named gs://bucket/prefix?file=name",
             )
-        return only_file(Manifest.of(model, None, files), model.file)
+        return only_file(manifest, model.file)
+
+    def list_objects(self, place: ModelUri, start: str, path_of: PathOf) -> Manifest:
+        """The objects whose names below the prefix start with ``start``: see :class:`~.interface.Bucket`."""
+        found = (self._entry(place, item, path_of) for item in self._items(place, start))
+        return Manifest.of(place, None, [entry for entry in found if entry])
 
     @contextmanager
     def open_range(self, file: FileEntry, start: int, end: int) -> Iterator[RangeReader]:
@@ -127,8 +141,8 @@ class GcsSource:
         """None: no copy is kept on this machine."""
         return None
 
-    def _items(self, model: ModelUri) -> Iterator[object]:
-        query = {"prefix": _start(model), "maxResults": str(_PAGE_SIZE), "fields": _FIELDS}
+    def _items(self, model: ModelUri, start: str) -> Iterator[object]:
+        query = {"prefix": _start(model) + start, "maxResults": str(_PAGE_SIZE), "fields": _FIELDS}
         listed = 0
         tokens: set[str] = set()
         while True:
@@ -161,9 +175,9 @@ class GcsSource:
             raise self._no_storage(url, "it answers with something that is no listing")
         return items, token
 
-    def _entry(self, model: ModelUri, item: object) -> FileEntry | None:
+    def _entry(self, model: ModelUri, item: object, path_of: PathOf) -> FileEntry | None:
         try:
-            return parse_entry(model, item)
+            return parse_entry(model, item, path_of)
         except ValueError as error:
             raise self._no_storage(self._objects(model), f"it lists {error}") from None
 
@@ -180,7 +194,8 @@ class GcsSource:
 
     def _refusal(self, answer: Answer, model: ModelUri) -> SourceError:
         """The error for an answer that is no answer, by its status."""
-        bucket, said = f"gs://{_bucket(model)}", _said(answer)
+        secrets = [each.reveal() for each in self._credentials.given] if self._credentials else []
+        bucket, said = f"gs://{_bucket(model)}", it_says(_sentence(answer), *secrets)
         name = self._credentials.name if self._credentials else None
         match answer.status:
             case 404:
@@ -210,8 +225,8 @@ class GcsSource:
         )
 
 
-def parse_entry(model: ModelUri, item: object) -> FileEntry | None:
-    """The file that one object of a listing is; None for the marker of a directory.
+def parse_entry(model: ModelUri, item: object, path_of: PathOf = itself) -> FileEntry | None:
+    """The file that one object of a listing is; None for the marker of a directory, and where ``path_of`` says so.
 
     Raises ValueError, whose text completes "it lists …", for an object of another shape, UnsafePath for its name,
     MalformedModel for one whose bytes are stored compressed.
@@ -224,17 +239,18 @@ def parse_entry(model: ModelUri, item: object) -> FileEntry | None:
     start = _start(model)
     if not name.startswith(start):
         raise ValueError(f"{name!r} below {start!r}")
-    path = name.removeprefix(start)
-    if not path or path.endswith("/"):
+    below = name.removeprefix(start)
+    path = path_of(below) if below and not below.endswith("/") else None
+    if path is None:
         return None
     if size_bytes is None or version is None:
         raise ValueError(f"{name!r} with a size of {size!r} and the generation {generation!r}")
     if rest.get("contentEncoding") not in (None, "", "identity"):
         raise MalformedModel(
-            f"{model.with_file(path)} is stored compressed: the bytes that were listed are not the file's own",
+            f"{model.with_file(below)} is stored compressed: the bytes that were listed are not the file's own",
             remedy="upload it again without compression (gsutil cp without -z or -Z)",
         )
-    return FileEntry(path, size_bytes, model.with_file(path), _digest(name, rest), str(version))
+    return FileEntry(path, size_bytes, model.with_file(below), _digest(name, rest), str(version))
 
 
 def _digest(name: str, item: Mapping[object, object]) -> Digest | None:
@@ -271,10 +287,10 @@ def _key(file: ModelUri) -> str:
     return f"{_start(file)}{file.file or ''}"
 
 
-def _said(answer: Answer) -> str:
-    """The sentence of a refusal, to be shown, where it has Google's form."""
+def _sentence(answer: Answer) -> str:
+    """The sentence of a refusal, where it has Google's form."""
     with suppress(ValueError):
         match answer.json(dict).get("error"):
-            case {"message": str(message)} if message:
-                return f" (it says: {''.join(char for char in message if char.isprintable())[:200]})"
+            case {"message": str(message)}:
+                return message
     return ""

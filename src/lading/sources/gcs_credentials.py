@@ -26,8 +26,9 @@ from typing import Any
 from lading.errors import SourceError, SourceProtocolError, Unauthorized, UsageError
 from lading.events import Report, ignore
 from lading.secret import Secret
+from lading.sources.answer import Answer
 from lading.sources.fault import Limits
-from lading.sources.http import Answer, HttpClient, Network
+from lading.sources.http import HttpClient, Network
 from lading.sources.urls import is_http_url, redacted
 
 METADATA_HOST = "169.254.169.254"
@@ -101,6 +102,7 @@ class GoogleCredentials:
         self._looked = False
         self._found: _Found | None = None
         self._token: Token | None = None
+        self.given: list[Secret] = []  # every token so far, to be hidden where a server repeats it
 
     @property
     def name(self) -> str | None:
@@ -122,6 +124,7 @@ class GoogleCredentials:
             ends = token is None or token.expires_at - self._clock() < _MARGIN_SECONDS
             if token is None or ends or token.headers == rejected:
                 token = self._token = self._found.fetch()
+                self.given.append(token.text)
             return token.headers
 
     def _look(self) -> _Found | None:

@@ -36,11 +36,13 @@ from lading.errors import (
 from lading.events import Note, Report, ignore
 from lading.model.manifest import FileEntry, Manifest
 from lading.secret import Secret
-from lading.sources.http import Answer, HttpClient, Response
+from lading.sources.answer import Answer, Response
+from lading.sources.http import HttpClient
 from lading.sources.huggingface_cache import COMMIT, HuggingFaceCache, cache_roots
 from lading.sources.interface import LARGEST_FILE_BYTES, Access, RangeReader, nearest, only_file, usable_token
 from lading.sources.links import LinkedFiles
 from lading.sources.member import About, Context
+from lading.sources.quoting import it_says
 from lading.sources.urls import endpoint_origin, origin, redacted
 from lading.uri import ModelUri
 
@@ -60,7 +62,8 @@ ABOUT = About(
     resume="byte ranges; signed links are renewed",
     tested_against="a simulator that the official `huggingface_hub` downloads from; Olah in front of it",
     notes=(
-        "An existing cache (`HF_HUB_CACHE`, `HF_HOME`, `~/.cache/huggingface`) is read, never written: its files are "
+        "An existing cache (`HF_HUB_CACHE`, `HF_HOME`, `~/.cache/huggingface`, and what a NIM left in "
+        "`$NIM_CACHE_PATH/huggingface`) is read, never written: its files are "
         "verified and taken instead of downloaded, and its listing serves offline",
     ),
 )
@@ -69,9 +72,14 @@ ABOUT = About(
 def connect(context: Context) -> HuggingFaceSource:
     """The hub that the settings name."""
     settings = context.settings
-    roots = cache_roots(settings.hf_hub_cache, settings.hf_home, context.home)
+    nim = context.volume / "huggingface"
+    roots = [*cache_roots(settings.hf_hub_cache, settings.hf_home, context.home), nim / "hub", nim]
     caches = [HuggingFaceCache(root) for root in roots]
     return HuggingFaceSource(context.client, settings.hf_endpoint, settings.hf_token, caches, context.report)
+
+
+class _PagesInACircle(SourceProtocolError):
+    """The pages of a listing come back to one that was there before."""
 
 
 class HuggingFaceSource:
@@ -152,8 +160,29 @@ class HuggingFaceSource:
         entries = (self._entry(pinned, item) for item in self._tree(pinned))
         return Manifest.of(model, commit, [entry for entry in entries if entry])
 
-    def _tree(self, pinned: ModelUri) -> Iterator[object]:
-        url = f"{self._endpoint}{_API}{pinned.location}/tree/{pinned.revision}?recursive=true&expand=false"
+    def _tree(self, pinned: ModelUri) -> list[object]:
+        """Everything in the model's tree, by pages; by directories where these go in a circle, as Olah's do."""
+        try:
+            return list(self._pages(pinned, "", recursive=True))
+        except _PagesInACircle:
+            return list(self._walk(pinned))
+
+    def _walk(self, pinned: ModelUri) -> Iterator[object]:
+        left, listed = [""], 0
+        while left:
+            for item in self._pages(pinned, left.pop(), recursive=False):
+                listed += 1
+                yield item
+                match item:
+                    case {"type": "directory", "path": str(path)}:
+                        left.append(path)
+            if listed > MOST_FILES:
+                raise self._no_hub(f"{self._endpoint}{_API}{pinned.location}", f"it lists more than {MOST_FILES} files")
+
+    def _pages(self, pinned: ModelUri, directory: str, *, recursive: bool) -> Iterator[object]:
+        below = f"/{quote(directory)}" if directory else ""
+        query = f"recursive={str(recursive).lower()}&expand=false"
+        url = f"{self._endpoint}{_API}{pinned.location}/tree/{pinned.revision}{below}?{query}"
         asked: set[str] = set()
         listed = 0
         while url:
@@ -166,7 +195,8 @@ class HuggingFaceSource:
             if listed > MOST_FILES:
                 raise self._no_hub(answer.url, f"it lists more than {MOST_FILES} files")
             if url in asked:
-                raise self._no_hub(answer.url, "the pages of its listing go in a circle")
+                error = self._no_hub(answer.url, "the pages of its listing go in a circle")
+                raise _PagesInACircle(error.message, remedy=error.remedy)
 
     def _entry(self, pinned: ModelUri, item: object) -> FileEntry | None:
         try:
@@ -204,7 +234,7 @@ class HuggingFaceSource:
     def _refusal(self, status: int, headers: Mapping[str, str], model: ModelUri) -> SourceError:
         """The error for an answer of the hub that is no answer, by its status and error code."""
         name = f"hf://{model.location}"
-        said = _said(headers)
+        said = it_says(headers.get("X-Error-Message", ""), self._token.reveal() if self._token else "")
         match headers.get("X-Error-Code", ""), status:
             case "GatedRepo", _:
                 return self._gated(model)
@@ -340,8 +370,3 @@ def ref_names(refs: Mapping[str, object]) -> list[str]:
             if isinstance(member, dict) and isinstance(member.get("name"), str):
                 found.append(member["name"])
     return found
-
-
-def _said(headers: Mapping[str, str]) -> str:
-    text = "".join(char for char in headers.get("X-Error-Message", "") if char.isprintable())
-    return f" (it says: {text[:200]})" if text else ""

@@ -7,7 +7,7 @@ endpoints and wire quirks stay inside the member; what leaves it is this protoco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -98,6 +98,25 @@ class Source(Protocol):
 
     def local_copy(self, file: FileEntry) -> Path | None:
         """A path on this machine that should hold the whole file already, or None. The caller verifies the bytes."""
+
+
+PathOf = Callable[[str], str | None]
+"""The path in the manifest of an object, by its name below a prefix; None for one that is no file of the model."""
+
+
+class Bucket(Source, Protocol):
+    """A source whose files are objects below a prefix, under names that need not be paths."""
+
+    def list_objects(self, place: ModelUri, start: str, path_of: PathOf) -> Manifest:
+        """The objects at ``place`` whose names start with ``start``: as :meth:`list_files`, but possibly none.
+
+        An entry's ``uri`` names the object; its ``path`` is what ``path_of`` says.
+        """
+
+
+def itself(name: str) -> str:
+    """The name as the path: how a prefix holds a model."""
+    return name
 
 
 def only_file(manifest: Manifest, path: str | None) -> Manifest:

@@ -11,7 +11,8 @@ from io import BytesIO
 
 from lading.errors import SourceError, SourceUnreachable
 from lading.model.manifest import FileEntry
-from lading.sources.http import HttpClient, Response, range_header, read_range
+from lading.sources.answer import Response, range_header, read_range
+from lading.sources.http import HttpClient
 from lading.sources.interface import PassingFault, RangeReader, is_empty_range
 from lading.sources.urls import origin, redacted
 from lading.uri import ModelUri

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
-from lading.errors import ContentError, MachineError, MalformedModel, ModelNotFound, SizeMismatch
+from lading.errors import ContentError, FileNotFoundAtSource, MachineError, MalformedModel, ModelNotFound, SizeMismatch
 from lading.model.manifest import FileEntry, Manifest
 from lading.sources.interface import Access, RangeReader, is_empty_range, only_file
 from lading.sources.member import About, Context
@@ -22,6 +22,7 @@ from lading.uri import ModelUri
 
 MOST_FILES = 200_000
 
+_AGAIN = "list the model's files again (--refresh)"
 _DEEPEST = 64
 _Identity = tuple[int, int]
 
@@ -78,6 +79,8 @@ class LocalSource:
         path = _path(file)
         try:
             opened = path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise FileNotFoundAtSource(f"{path} is gone", remedy=_AGAIN) from error
         except OSError as error:
             raise _unreadable(path, error) from error
         with opened as data:
@@ -175,11 +178,10 @@ def _check_directory(root: Path) -> None:
 
 
 def _check_unchanged(path: Path, file: FileEntry, status: os.stat_result) -> None:
-    again = "list the model's files again (--refresh)"
     if status.st_size != file.size_bytes:
-        raise SizeMismatch(f"{path} has {status.st_size} bytes, {file.size_bytes} were listed", remedy=again)
+        raise SizeMismatch(f"{path} has {status.st_size} bytes, {file.size_bytes} were listed", remedy=_AGAIN)
     if file.etag is not None and file.etag != _etag(status):
-        raise ContentError(f"{path} changed after it was listed", remedy=again)
+        raise ContentError(f"{path} changed after it was listed", remedy=_AGAIN)
 
 
 def _unreadable(path: Path, error: OSError) -> MachineError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lading.events import Report
-from lading.settings import Settings
+from lading.settings import DEFAULT_CACHE_PATH, Settings
 from lading.sources.http import HttpClient, Network
 from lading.sources.interface import Source
 from lading.sources.proxy import Proxies
@@ -64,6 +64,11 @@ class Context:
             return Path.home()
         except RuntimeError:
             return None
+
+    @property
+    def volume(self) -> Path:
+        """The cache's directory, where a NIM may have left files in its own layout."""
+        return self.settings.cache_path or Path(DEFAULT_CACHE_PATH)
 
     def trusting(self, bundle: Path | None) -> Context:
         """The same where ``bundle`` is trusted unless the settings name authorities for every source."""

@@ -36,11 +36,13 @@ from lading.errors import (
 from lading.events import Note, Report, ignore
 from lading.model.manifest import FileEntry, Manifest
 from lading.secret import Secret
-from lading.sources.http import Answer, HttpClient, Response, file_bytes, range_header
+from lading.sources.answer import Answer, Response, file_bytes, range_header
+from lading.sources.http import HttpClient
 from lading.sources.interface import LARGEST_FILE_BYTES, Access, RangeReader, nearest, only_file, usable_token
 from lading.sources.links import LinkedFiles
 from lading.sources.member import About, Context
 from lading.sources.modelscope_cache import ModelScopeCache, cache_roots
+from lading.sources.quoting import it_says
 from lading.sources.urls import endpoint_origin, origin, redacted
 from lading.uri import ModelUri
 
@@ -322,10 +324,7 @@ class ModelScopeSource:
             return []
 
     def _said(self, body: dict[str, object]) -> str:
-        text = "".join(char for char in str(body.get("Message") or "") if char.isprintable())
-        if self._token:
-            text = text.replace(self._token.reveal(), "***")
-        return f" (it says: {text[:200]})" if text else ""
+        return it_says(str(body.get("Message") or ""), self._token.reveal() if self._token else "")
 
     def _cached(self, model: ModelUri) -> Manifest:
         """The model from the first cache that seems to have it whole, or the file; OfflineError where none has."""

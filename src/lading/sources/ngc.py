@@ -15,8 +15,9 @@ from __future__ import annotations
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -24,6 +25,7 @@ from uuid import uuid4
 
 from lading.digest import Digest
 from lading.errors import (
+    ContentError,
     FileNotFoundAtSource,
     GatedModel,
     ModelNotFound,
@@ -36,7 +38,8 @@ from lading.errors import (
 )
 from lading.model.manifest import FileEntry, Manifest
 from lading.secret import Secret
-from lading.sources.http import Answer, HttpClient, Response, range_header, read_range
+from lading.sources.answer import Answer, Response, range_header, read_range
+from lading.sources.http import HttpClient
 from lading.sources.interface import (
     LARGEST_FILE_BYTES,
     Access,
@@ -48,7 +51,9 @@ from lading.sources.interface import (
     usable_token,
 )
 from lading.sources.member import About, Context
-from lading.sources.ngc_credentials import KEYS_PAGE, Get, NgcLogin, printable, said
+from lading.sources.ngc_cache import NgcCache
+from lading.sources.ngc_credentials import KEYS_PAGE, Get, NgcLogin, said
+from lading.sources.quoting import quoted
 from lading.sources.urls import endpoint_origin, headers_after_redirect, redacted
 from lading.uri import ModelUri
 
@@ -56,6 +61,8 @@ MOST_FILES = 200_000
 PAGE_SIZE = 1000
 CATALOGUE = "https://catalog.ngc.nvidia.com"
 
+_AGAIN = "list the model's files again (--refresh)"
+_LOOKS_AT_ONCE = 8
 _REFUSED_LINK = {400, 401, 403, 404, 410}  # 400 is how S3 answers when the credentials that signed the link expired
 
 
@@ -65,11 +72,12 @@ ABOUT = About(
     endpoint="`NGC_CLI_API_URL`, else `https://api.ngc.nvidia.com`; legacy keys are exchanged at `NGC_CLI_AUTH_URL`, "
     "else `https://authn.nvidia.com`",
     pinned_by="the version, which is required; NGC never changes a complete one",
-    checksum="SHA-256 where NGC lists it",
+    checksum="SHA-256 where NGC lists it; files without one are pinned by storage's etag",
     resume="byte ranges; signed links are renewed",
     tested_against="a simulator that the official `ngcsdk` downloads from",
     notes=(
         "Personal and service keys (`nvapi-…`) and JWTs are sent as they are, legacy keys are exchanged for tokens",
+        "Files that a NIM left on the volume (`$NIM_CACHE_PATH/ngc/hub`) are verified and taken instead of downloaded",
     ),
 )
 
@@ -77,7 +85,8 @@ ABOUT = About(
 def connect(context: Context) -> NgcSource:
     """The registry that the settings name."""
     settings = context.settings
-    return NgcSource(context.client, settings.ngc_api_url, settings.ngc_auth_url, settings.ngc_api_key)
+    cache = NgcCache(context.volume / "ngc" / "hub")
+    return NgcSource(context.client, settings.ngc_api_url, settings.ngc_auth_url, settings.ngc_api_key, cache=cache)
 
 
 class NgcSource:
@@ -92,6 +101,8 @@ class NgcSource:
         auth_url: str,
         key: Secret | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        cache: NgcCache | None = None,
     ) -> None:
         endpoint_origin(api_url, "NGC_CLI_API_URL", "NGC_API_KEY")
         endpoint_origin(auth_url, "NGC_CLI_AUTH_URL", "NGC_API_KEY")
@@ -99,6 +110,7 @@ class NgcSource:
         self._api_url = api_url.rstrip("/")
         usable = usable_token(key, key.name) if key else None
         self._login = NgcLogin(usable, key.name, auth_url, clock) if key and usable else None
+        self._cache = cache
         self._guest = str(uuid4())
         self._links: dict[ModelUri, str] = {}
 
@@ -113,10 +125,10 @@ class NgcSource:
         match self._object(self._ask(url, model.model), url).get("modelVersion"):
             case {"status": "UPLOAD_COMPLETE"}:
                 files = [self._entry(model.model, item) for item in self._items(f"{url}/files", model.model)]
-                return only_file(Manifest.of(model, model.revision, files), model.file)
+                return self._pinned(only_file(Manifest.of(model, model.revision, files), model.file))
             case {"status": str(status)}:
                 raise RevisionNotFound(
-                    f"{model.model} is not complete at NGC: its status is {printable(status)}",
+                    f"{model.model} is not complete at NGC: its status is {quoted(status)}",
                     remedy="name another version, or try again when its publisher has finished the upload",
                 )
         raise self._not_ngc(url, "it tells no status of the version")
@@ -130,11 +142,26 @@ class NgcSource:
         with ExitStack() as stack:
             response = self._opened(stack, file.uri, range_header(start, end))
             response.raise_if_passing()
+            if _is_of_storage(file.etag) and _storage_etag(response.headers) not in (None, file.etag):
+                raise ContentError(f"{file.uri} was replaced after it was listed", remedy=_AGAIN)
             yield read_range(response, start, end, file.size_bytes)
 
-    def local_copy(self, file: FileEntry) -> Path | None:  # noqa: ARG002  # the port's signature
-        """None: nothing on this machine holds files of NGC but the cache."""
-        return None
+    def local_copy(self, file: FileEntry) -> Path | None:
+        """The file as a NIM left it on the volume."""
+        return self._cache.find(file.uri, file.uri.file or file.path) if self._cache else None
+
+    def _pinned(self, manifest: Manifest) -> Manifest:
+        """The manifest with storage's etags for files whose digest NGC does not tell: nothing else would pin them."""
+        with ThreadPoolExecutor(_LOOKS_AT_ONCE, "ngc-list") as threads:
+            return replace(manifest, files=tuple(threads.map(self._with_etag, manifest.files)))
+
+    def _with_etag(self, file: FileEntry) -> FileEntry:
+        if file.digest or not file.size_bytes:
+            return file
+        link = self._links[file.uri] = self._link(file.uri, self._client.fetch)
+        answer = self._client.peek(link, headers_after_redirect({}, self._api_url, link))
+        etag = _storage_etag(answer.headers) if answer.status in (200, 206) else None
+        return replace(file, etag=etag or file.etag)
 
     def _items(self, url: str, model: ModelUri) -> Iterator[object]:
         page, pages, listed = 0, 1, 0
@@ -169,7 +196,7 @@ class NgcSource:
             if response.status not in _REFUSED_LINK:
                 return response
             response.close()
-        link = self._links[file] = self._link(file)
+        link = self._links[file] = self._link(file, self._client.fetch_once)
         response = self._open_link(stack, link, file, wanted)
         if response.status in _REFUSED_LINK:
             self._links.pop(file, None)
@@ -187,9 +214,9 @@ class NgcSource:
             self._links.pop(file, None)  # NGC may name another storage host by the next try
             raise
 
-    def _link(self, file: ModelUri) -> str:
+    def _link(self, file: ModelUri, get: Get) -> str:
         path, url = file.file or "", self._links_url(_Place.of(file))
-        answer = self._ask(f"{url}?{urlencode({'path': path})}", file, self._client.fetch_once)
+        answer = self._ask(f"{url}?{urlencode({'path': path})}", file, get)
         match self._object(answer, url):
             case {"urls": [str(link)]}:
                 return link
@@ -361,8 +388,19 @@ def parse_entry(model: ModelUri, item: object) -> FileEntry:
     return FileEntry(path, size_bytes, model.with_file(path), digest, etag)
 
 
+def _storage_etag(headers: Mapping[str, str]) -> str | None:
+    """The etag of an answer of storage, in its quotes; None where it has none that tells versions apart."""
+    etag = headers.get("ETag", "").strip()
+    return etag if _is_of_storage(etag) else None
+
+
+def _is_of_storage(etag: str | None) -> bool:
+    """Whether it is an etag of storage, not the date that NGC lists."""
+    return etag is not None and etag.startswith('"') and etag.isascii() and etag.isprintable()
+
+
 def version_names(listing: Mapping[str, object]) -> list[str]:
     """The versions in an answer of the versions API, however malformed."""
     members = listing.get("modelVersions")
     found = [each.get("versionId") for each in members if isinstance(each, dict)] if isinstance(members, list) else []
-    return [printable(name) for name in found if isinstance(name, str)]
+    return [quoted(name) for name in found if isinstance(name, str)]

@@ -13,7 +13,8 @@ from threading import Lock
 
 from lading.errors import SourceProtocolError, Unauthorized
 from lading.secret import Secret
-from lading.sources.http import Answer
+from lading.sources.answer import Answer
+from lading.sources.quoting import it_says
 from lading.sources.urls import redacted
 
 KEYS_PAGE = "https://org.ngc.nvidia.com/setup/api-keys"
@@ -33,6 +34,7 @@ class NgcLogin:
         self._auth_url = auth_url.rstrip("/")
         self._clock = clock
         self._tokens: dict[str, tuple[Secret, float]] = {}
+        self._sent: list[Secret] = []
         self._lock = Lock()
 
     def token(self, scopes: str, get: Get) -> Secret:
@@ -64,18 +66,20 @@ class NgcLogin:
         )
 
     def said(self, answer: Answer) -> str:
-        """NGC's own sentence as a clause, without the key should it be repeated there."""
-        return said(answer, self._key.reveal())
+        """NGC's own sentence as a clause, without the key and its tokens should they be repeated there."""
+        return said(answer, self._key.reveal(), *(each.reveal() for each in self._sent))
 
     def _exchanged(self, scopes: str, get: Get) -> tuple[Secret, float]:
         url = f"{self._auth_url}/token?service=ngc&{scopes}"
         basic = b64encode(f"$oauthtoken:{self._key.reveal()}".encode()).decode()
+        self._sent.append(Secret(basic))
         answer = get(url, {"Authorization": f"Basic {basic}"})
         if answer.status in (400, 401, 403):
             raise self.rejected(self._auth_url, answer)
         try:
             match answer.json(dict):
                 case {"token": str(token), **rest} if answer.status == 200 and token.isascii() and token.isprintable():
+                    self._sent.append(Secret(token))
                     return Secret(token), self._clock() + _fresh_seconds(rest.get("expires_in"))
         except ValueError:
             pass
@@ -86,20 +90,15 @@ class NgcLogin:
         )
 
 
-def said(answer: Answer, key: str = "***") -> str:
-    """NGC's own sentence as a clause, where it sends one; ``key`` is not shown."""
+def said(answer: Answer, *secrets: str) -> str:
+    """NGC's own sentence as a clause, where it sends one; ``secrets`` are not shown."""
     try:
         match answer.json(dict):
             case {"requestStatus": {"statusDescription": str(text)}} if text:
-                return f" (it says: {printable(text.replace(key, '***'))})"
+                return it_says(text, *secrets)
     except ValueError:
         pass
     return ""
-
-
-def printable(text: str) -> str:
-    """The start of a text that others wrote, without control characters."""
-    return "".join(char for char in text if char.isprintable())[:200]
 
 
 def _fresh_seconds(expires_in: object) -> float:

@@ -9,7 +9,7 @@ matches addresses only: names are never resolved here. A proxy's password never 
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -32,10 +32,14 @@ class Proxies:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy: ``url`` is ``scheme://host:port``; ``authorization`` the value of ``Proxy-Authorization``, or None."""
+    """A proxy: ``url`` is ``scheme://host:port``; ``authorization`` the value of ``Proxy-Authorization``, or None.
+
+    ``setting`` is the variable that it was read from, "" where it was made otherwise.
+    """
 
     url: str
     authorization: Secret | None = None
+    setting: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Proxy:
@@ -70,7 +74,7 @@ def proxy_for(url: str, proxies: Proxies) -> Proxy | None:
     if not chosen or bypasses_proxy(parts.hostname or "", port, proxies.no_proxy):
         return None
     try:
-        return Proxy.parse(chosen.reveal())
+        return replace(Proxy.parse(chosen.reveal()), setting=chosen.name)
     except ValueError:
         name = _VARIABLES.get(parts.scheme, "HTTP_PROXY") if named else "ALL_PROXY"
         raise UsageError(
