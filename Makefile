@@ -44,9 +44,12 @@ lock: $(STAMP)  ## pin exact versions and hashes again, from the ranges in pypro
 	$(BIN)/python -m pip install -q "uv>=0.9"
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header pyproject.toml --group dev --all-extras -o requirements/dev.txt
+	echo "mitmproxy>=11,<13" | $(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header - -o requirements/mitmproxy.txt
+	echo "olah>=0.5,<0.6" | $(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header - -o requirements/olah.txt
 
-$(TEST_STAMP): $(STAMP)
+$(TEST_STAMP): $(STAMP) tools/test_programs.py requirements/mitmproxy.txt requirements/olah.txt
 	PYTHON="$(PYTHON)" tools/bootstrap .venv tests
+	$(BIN)/python tools/test_programs.py
 	touch $@
 
 clean:
