@@ -17,8 +17,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lading.profiles",),
     ("lading.plan",),
     ("lading.hardware", "lading.sources", "lading.cache", "lading.backends"),
-    ("lading.parts", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
-    ("lading.resolve", "lading.serve"),
+    ("lading.pace", "lading.parts", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
+    ("lading.doctor", "lading.resolve", "lading.serve"),
     ("lading.cli",),
 )  # fmt: skip
 """Layers 0 to 5 of the design; layer 1 in three steps, since profiles stand on facts and the plan on both."""
@@ -31,6 +31,7 @@ OWNERS = {
     "rich": "lading.cli",
     "yaml": "lading.profiles.runtime_manifest",
     "botocore": "lading.sources.s3_credentials",
+    "azure": "lading.sources.azure_credentials",
     "google": "lading.sources.gcs_credentials",
     "google_crc32c": "lading.digest",
 }
@@ -98,6 +99,7 @@ def test_vendor_libraries_are_imported_by_their_owner_alone(module):
 
 
 HEAVY = [
+    "azure",
     "torch",
     "boto3",
     "botocore",

@@ -454,7 +454,7 @@ def test_an_engine_that_dies_while_serving_is_an_error_even_with_code_0(tmp_path
         (["serv"], ["did you mean `lading serve`"]),
         (["serve"], ["no model was named", "NIM_MODEL_PATH"]),
         (["serve", "meta-llama/Llama"], ["hf://meta-llama/Llama"]),
-        (["serve", "https://host/x"], ["does not read https://"]),
+        (["serve", "https://host/x"], ["cannot be listed", "NIM_REPOSITORY_OVERRIDE"]),
         (["serve", "hf://a/b?file=config.json"], ["one file"]),
         (["serve", "hf://a/b", "--model", "hf://c/d"], ["two models"]),
         (["serve", "hf://a/b", "-tp", "two"], ["--tensor-parallel-size two"]),

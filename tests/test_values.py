@@ -16,7 +16,7 @@ from lading.digest import Digest, new_hasher
 from lading.errors import LadingError, Stopped, UsageError
 from lading.secret import Secret
 from lading.settings import SETTINGS, Settings, field_names
-from lading.units import format_bytes, format_seconds, parse_bytes
+from lading.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
 
 @given(st.binary(max_size=200), st.sampled_from(["sha256", "gitsha1", "md5"]))
@@ -177,3 +177,16 @@ def test_every_error_has_the_documented_exit_code():
     for code in codes.values():
         assert f"| {code} |" in documented
     assert Stopped(15).exit_code == 143
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("30D", 30 * 86400), (" 2 w ", 14 * 86400)]
+)
+def test_times_that_people_write(text, seconds):
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "1y", "1d2h"])
+def test_what_is_no_time(text):
+    with pytest.raises(ValueError, match="not a time"):
+        parse_seconds(text)

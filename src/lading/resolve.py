@@ -6,7 +6,7 @@ With a complete entry in the cache nothing here opens a socket. What comes back 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lading.backends.interface import Installation
@@ -18,7 +18,7 @@ from lading.hardware.inventory import Inventory
 from lading.inspection import ModelReader, inspect
 from lading.model.facts import ModelFacts
 from lading.model.manifest import FileEntry, Manifest
-from lading.plan import SkippedFile, choose_files
+from lading.plan import Globs, SkippedFile, choose_files
 from lading.profiles.fit import Engine, Fit, Wish, fit
 from lading.profiles.generate import generate_profiles
 from lading.profiles.select import Selection, select
@@ -52,10 +52,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Consultation:
-    """How to ask: whether the source is asked although the cache knows, and where to report."""
+    """How to ask: whether the source is asked although the cache knows, which files to take, and where to report."""
 
     refresh: bool
     report: Report
+    globs: Globs = field(default_factory=Globs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Listing:
     @property
     def pinned(self) -> ModelUri:
         """The model at the revision that was listed."""
-        return _pinned(self.model, self.manifest.revision)
+        return self.manifest.pinned
 
 
 def list_profiles(
@@ -91,16 +92,14 @@ def list_profiles(
     report = world.report
     report(PhaseChanged(Phase.RESOLVING, str(model)))
     recalled = _recall(model, cache, report) if cache and not world.refresh else None
-    if recalled:
-        manifest, skipped = recalled.manifest, recalled.skipped
-    else:
-        manifest, skipped = choose_files(source.list_files(model))
+    listed = recalled.listed if recalled else source.list_files(model)
+    manifest, skipped = choose_files(listed, world.globs)
     report(Note(_described(manifest, is_recalled=recalled is not None)))
     facts = inspect(manifest.files, ModelReader(source, lambda entry: find_bytes(entry, cache, source)))
     for note in facts.notes:
         report(Note(f"{facts.architecture}: {note}", "WARNING"))
     report(PhaseChanged(Phase.SELECTING, facts.architecture))
-    fits = _fits(facts, str(_pinned(model, manifest.revision)), wish, machine)
+    fits = _fits(facts, str(manifest.pinned), wish, machine)
     return Listing(model, source, manifest, skipped, facts, fits, recalled is not None)
 
 
@@ -140,10 +139,6 @@ def find_bytes(entry: FileEntry, cache: CacheRoot | None, source: Source) -> Pat
     ):
         return cache.store.path_of(entry.digest)
     return source.local_copy(entry)
-
-
-def _pinned(model: ModelUri, revision: str | None) -> ModelUri:
-    return model.with_revision(revision) if revision and model.effective_revision else model
 
 
 def _recall(model: ModelUri, cache: CacheRoot, report: Report) -> IndexEntry | None:

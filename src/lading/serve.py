@@ -14,21 +14,22 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lading import __version__
 from lading.backends.interface import Argument, Backend, Command, Endpoint, Installation, Launch
 from lading.backends.members import BACKENDS
-from lading.cache.index import model_key
 from lading.cache.root import CacheRoot
+from lading.cache.use import Announcement, announced
 from lading.errors import EngineFailed, Stopped
 from lading.events import Event, Note, Phase, PhaseChanged, Report, both
 from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceInfo, ServiceStatus
-from lading.plan import TransferPlan
+from lading.plan import Globs, TransferPlan
 from lading.profiles.fit import Wish
 from lading.profiles.runtime_manifest import runtime_manifest_yaml
 from lading.profiles.select import Selection
@@ -38,7 +39,7 @@ from lading.sources.interface import Source
 from lading.supervisor.probe import EngineProbe
 from lading.supervisor.state import State
 from lading.supervisor.supervisor import Outcome, Readiness, Supervisor
-from lading.transfer import survey, transfer
+from lading.transfer import TransferOptions, survey, transfer
 from lading.uri import ModelUri
 from lading.workspace import build_workspace
 
@@ -59,7 +60,10 @@ class ServeRequest:
     port: int
     stop_seconds: float
     refresh: bool
+    globs: Globs = field(default_factory=Globs)
+    transfer: TransferOptions = field(default_factory=TransferOptions)
     api_key: Secret | None = None
+    repository_override: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,23 @@ class ServicePlan:
         """What the engine is given: the workspace, or the model's own directory where it is served in place."""
         if self.cache is None:
             return Path(self.listing.model.location)
-        return self.cache.workspaces_directory / model_key(self.listing.pinned)
+        return self.cache.workspace_for(self.listing.pinned)
 
     @property
     def backend(self) -> Backend:
         """The engine family that the chosen profile names."""
         return BACKENDS[self.selection.chosen.profile.backend]
+
+    @contextmanager
+    def in_use(self) -> Iterator[Announcement | None]:
+        """While the model is served from the cache, say so in it; None where nothing can be said."""
+        if self.cache is None or not self.cache.is_writable:
+            yield None
+            return
+        self.cache.index.touch(self.listing.model)
+        with announced(self.cache.uses_directory, self.listing.model) as use:
+            yield use
+        self.cache.index.touch(self.listing.model)
 
     def command(self, directory: Path, endpoint: Endpoint, environ: Mapping[str, str]) -> Command:
         """The engine's command for a workspace at ``directory``."""
@@ -116,7 +131,7 @@ def plan_service(request: ServeRequest, world: Surroundings, report: Report) -> 
     machine = world.machine()
     source = world.source_for(request.model, report)
     cache = None if source.in_place else world.open_cache()
-    consultation = Consultation(request.refresh, report)
+    consultation = Consultation(request.refresh, report, request.globs)
     listing = list_profiles(
         request.model, request.wish, source=source, cache=cache, machine=machine, world=consultation
     )
@@ -125,16 +140,23 @@ def plan_service(request: ServeRequest, world: Surroundings, report: Report) -> 
     return ServicePlan(request, listing, selection, installation, machine, cache, planned)
 
 
-def fetch(plan: ServicePlan, report: Report, cancelled: threading.Event) -> Path:
-    """Carry out the plan's transfer and return the model's directory. Idempotent; resumes what an earlier run left."""
+def fetch(plan: ServicePlan, report: Report, cancelled: threading.Event, use: Announcement | None = None) -> Path:
+    """Carry out the plan's transfer and return the model's directory. Idempotent; resumes what an earlier run left.
+
+    ``use`` is told what is served from then on.
+    """
     listing, cache = plan.listing, plan.cache
     if cache is None or plan.transfer is None:
         return plan.directory
     report(PhaseChanged(Phase.DOWNLOADING, str(listing.pinned)))
-    verified = transfer(plan.transfer, listing.source, cache, report, cancelled=cancelled)
+    options = plan.request.transfer
+    verified = transfer(plan.transfer, listing.source, cache, report, cancelled=cancelled, options=options)
     report(PhaseChanged(Phase.PREPARING, "linking the workspace"))
     places = [(entry.path, cache.store.path_of(entry.digest)) for entry in verified.files if entry.digest]
-    return build_workspace(plan.directory, places, report)
+    directory = build_workspace(plan.directory, places, report)
+    if use:
+        use.extend(directory, [entry.digest for entry in verified.files if entry.digest])
+    return directory
 
 
 async def serve(request: ServeRequest, world: Surroundings) -> int:
@@ -152,13 +174,14 @@ async def serve(request: ServeRequest, world: Surroundings) -> int:
     try:
         plan = await _in_thread(lambda: plan_service(request, world, report), signals)
         status.describe(_info(plan))
-        directory = await _in_thread(lambda: fetch(plan, report, signals.cancelled), signals)
-        endpoint = plan.backend.endpoint(plan.installation, runtime)
-        gateway.attach_engine(endpoint)
-        supervisor = _supervisor(plan, directory, endpoint, world.environ, _inviting(report, request, port))
-        signals.pass_on(supervisor.stop, supervisor.kill)
-        outcome = await supervisor.run()
-        return _exit_code(outcome, plan.backend, signals)
+        with plan.in_use() as use:
+            directory = await _in_thread(lambda: fetch(plan, report, signals.cancelled, use), signals)
+            endpoint = plan.backend.endpoint(plan.installation, runtime)
+            gateway.attach_engine(endpoint)
+            supervisor = _supervisor(plan, directory, endpoint, world.environ, _inviting(report, request, port))
+            signals.pass_on(supervisor.stop, supervisor.kill)
+            outcome = await supervisor.run()
+            return _exit_code(outcome, plan.backend, signals)
     finally:
         report(PhaseChanged(Phase.STOPPED))
         await gateway.close(_CLOSE_SECONDS)
@@ -226,6 +249,7 @@ def _info(plan: ServicePlan) -> ServiceInfo:
         backend=plan.installation.backend,
         backend_version=plan.installation.version,
         estimate_bytes=chosen.needed_bytes,
+        repository_override=plan.request.repository_override,
     )
 
 

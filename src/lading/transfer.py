@@ -37,6 +37,7 @@ from lading.units import format_bytes
 
 __all__ = ["TransferCancelled", "TransferOptions", "survey", "transfer"]
 
+_CLEAN_UP_SECONDS = 600.0
 _SAVE_SECONDS = 1.0  # how often the index entry is written while files arrive
 
 
@@ -100,11 +101,23 @@ def transfer(
         cache.require_writable()
     with cache.lock_for(plan.manifest.source).acquire(options.lock_wait_seconds, report, check):
         _drop_strays(plan.manifest, cache)
-        now = survey(plan.manifest, source, cache, skipped=plan.skipped, check=check)
-        now.check_disk()
-        now = _adopt(now, cache, report, check, options.connections)
-        now.check_disk()
-        return _fetch(now, source, cache, report, cancelled, options)
+        while True:
+            now = survey(plan.manifest, source, cache, skipped=plan.skipped, check=check)
+            now.check_disk()
+            now = _adopt(now, cache, report, check, options.connections)
+            now.check_disk()
+            manifest = _fetch(now, source, cache, report, cancelled, options)
+            if _are_here(manifest, cache, report, check):
+                return manifest
+
+
+def _are_here(manifest: Manifest, cache: CacheRoot, report: Report, check: Check) -> bool:
+    """Whether the store has every file of ``manifest``, which an entry names by now.
+
+    A clean-up deletes blobs that no entry names, under its lock: one that it took was gone before that was ours.
+    """
+    with cache.collection_lock().acquire(_CLEAN_UP_SECONDS, report, check):
+        return all(file.digest and cache.store.has(file.digest, file.size_bytes) for file in manifest.files)
 
 
 def _is_here(manifest: Manifest, cache: CacheRoot) -> bool:
@@ -201,6 +214,7 @@ def _adopt(plan: TransferPlan, cache: CacheRoot, report: Report, check: Check, t
     copies = plan.of_step(Step.ADOPT)
     if not copies:
         return plan
+    _Ledger(plan, cache).save()
     report(Note(f"verifying {len(copies)} files ({format_bytes(plan.adopt_bytes)}) that this machine has already"))
 
     def adopt(each: PlannedFile) -> Digest | None:

@@ -11,6 +11,8 @@ GIB = 1 << 30
 _SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_SUFFIX = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])", re.IGNORECASE)
 
 
 def format_bytes(size_bytes: float) -> str:
@@ -32,6 +34,14 @@ def parse_bytes(text: str) -> int:
     return int(float(number) * table[suffix.lower()])
 
 
+def parse_seconds(text: str) -> float:
+    """The seconds of ``90s``, ``15m``, ``12h``, ``30d``, ``2w``; ValueError for anything else, a bare number too."""
+    found = _TIME.fullmatch(text.strip())
+    if not found:
+        raise ValueError(f"not a time: {text!r}")
+    return float(found[1]) * _TIME_UNITS[found[2].lower()]
+
+
 def format_seconds(seconds: float) -> str:
     """``0.4 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds < 10:
@@ -41,4 +51,6 @@ def format_seconds(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} days"

@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from lading.cache.index import IndexEntry
 from lading.cache.partial import Journal
 from lading.cache.root import CacheRoot, open_cache
+from lading.cache.use import announced
 from lading.errors import SizeMismatch
 from lading.transfer import TransferOptions, survey, transfer
 from lading.uri import ModelUri
@@ -34,14 +36,16 @@ KINDS = {
     "partial/<model key>/<file key>.part.json": rf"partial/{KEY}/{KEY}\.part\.json",
     "locks/<model key>.lock": rf"locks/{KEY}\.lock",
     "locks/<model key>.lock.lease": rf"locks/{KEY}\.lock\.lease",
+    "locks/gc.lock": r"locks/gc\.lock",
+    "uses/<random>.json": r"uses/[0-9a-f]+\.json",
     "workspaces/<name>/": r"workspaces/[^/]+/.+",
     "tmp/": r"tmp/.+",
 }
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> CacheRoot:
-    """One complete model, one newer listing of it whose transfer broke off, one workspace."""
+def cache(tmp_path: Path) -> Iterator[CacheRoot]:
+    """One complete model in use, one newer listing of it whose transfer broke off, one workspace."""
     cache = open_cache(tmp_path, default=tmp_path, fallback=tmp_path)
     source = MemorySource(model=ModelUri.parse("hf://org/model:v1"))
     options = TransferOptions(connections=1, part_bytes=1000, retries=0)
@@ -58,7 +62,8 @@ def cache(tmp_path: Path) -> CacheRoot:
     with pytest.raises(SizeMismatch):
         plan = survey(source.manifest, source, cache)
         transfer(plan, source, cache, cancelled=threading.Event(), options=options)
-    return cache
+    with announced(cache.uses_directory, source.model):
+        yield cache
 
 
 def kind_of(path: str) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lading.cache.index import IndexEntry
-from lading.cache.root import CacheRoot, open_cache
+from lading.cache.root import CacheRoot, Probe, open_cache
 from lading.digest import Digest
 from lading.errors import MachineError, NotWritable
 from lading.events import Event, Note
@@ -168,3 +170,20 @@ def test_a_listed_file_that_was_never_verified_is_missing(tmp_path: Path) -> Non
     file = FileEntry("a", 1, MODEL.with_file("a"), digest)
     entry = IndexEntry(Manifest.of(MODEL, None, [file]), is_complete=False, created_at=0)
     assert cache.missing_files(entry) == (file,)
+
+
+def test_a_volume_that_does_not_answer_is_one_clear_error(tmp_path):
+    never_answers = threading.Event()
+    probe = Probe(0.05, lambda path: never_answers.wait(30))
+    with pytest.raises(MachineError, match=f"the volume of {tmp_path} did not answer within 0.1 s") as caught:
+        open_cache(tmp_path, default=tmp_path, fallback=tmp_path, probe=probe)
+    never_answers.set()
+    assert "NIM_CACHE_PROBE_TIMEOUT" in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_volume_that_answers_with_an_error_is_there(tmp_path):
+    def refuse(path):
+        raise OSError(errno.ESTALE, "stale")
+
+    assert open_cache(tmp_path, default=tmp_path, fallback=tmp_path, probe=Probe(30, refuse)).is_writable

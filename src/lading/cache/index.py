@@ -67,6 +67,17 @@ class IndexEntry:
         return self.manifest.source
 
     @property
+    def pinned(self) -> ModelUri:
+        """The model at the revision that was listed."""
+        return self.manifest.pinned
+
+    @property
+    def listed(self) -> Manifest:
+        """All files of the model as they were listed, those that are not fetched among them."""
+        left_out = [each.entry for each in self.skipped]
+        return Manifest.of(self.source, self.manifest.revision, [*self.manifest.files, *left_out])
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all files."""
         return self.manifest.total_bytes
@@ -146,6 +157,12 @@ class Index:
             return
         current = self.load(entry.source)
         _write(waiting if current and current.is_complete else path, entry)
+
+    def remove(self, uri: ModelUri) -> None:
+        """Forget the model: both entries go."""
+        for path in (self._next_path(uri), self._path(uri)):
+            with machine_errors(path):
+                path.unlink(missing_ok=True)
 
     def touch(self, uri: ModelUri) -> None:
         """Note that the model is used now. Changes one time stamp; where that is not allowed, nothing."""

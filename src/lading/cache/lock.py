@@ -88,9 +88,15 @@ class Lock:
     """
 
     def __init__(
-        self, path: Path, *, flock: Callable[[int, int], None] = fcntl.flock, timing: Timing | None = None
+        self,
+        path: Path,
+        *,
+        held_for: str = "another download of this model",
+        flock: Callable[[int, int], None] = fcntl.flock,
+        timing: Timing | None = None,
     ) -> None:
         self.path = path
+        self._held_for = held_for
         self._flock = flock
         self._timing = timing or Timing()
         self._lease = _Lease(path.with_name(path.name + ".lease"), self._timing)
@@ -111,7 +117,7 @@ class Lock:
             if now - began >= wait_seconds:
                 raise self._busy(now - began)
             if now >= next_note:
-                report(Note(f"waiting for another download of this model ({self._describe()})"))
+                report(Note(f"waiting for {self._held_for} ({self._describe()})"))
                 next_note = now + NOTE_SECONDS
             self._timing.sleep(min(POLL_SECONDS, max(0.0, wait_seconds - (now - began))))
         return self
@@ -148,7 +154,7 @@ class Lock:
     def _busy(self, waited_seconds: float) -> CacheBusy:
         return CacheBusy(
             f"{self.path} has been held by {self._describe()}; waited {format_seconds(waited_seconds)}",
-            remedy="wait until that download ends, or stop that process; the lock ends with it",
+            remedy=f"wait until {self._held_for} ends, or stop that process; the lock ends with it",
         )
 
     def _try(self) -> bool:

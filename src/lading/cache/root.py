@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from lading.digest import Digest
 from lading.errors import MachineError
 from lading.events import Note, Report, ignore
 from lading.model.manifest import FileEntry
+from lading.units import format_seconds
 from lading.uri import ModelUri
 
 LAYOUT = 1
@@ -57,13 +61,30 @@ class CacheRoot:
         """Where assembled model directories lie."""
         return self.path / "workspaces"
 
+    @property
+    def uses_directory(self) -> Path:
+        """Where running servers say what they use: see :mod:`lading.cache.use`."""
+        return self.path / "uses"
+
+    def workspace_for(self, pinned: ModelUri) -> Path:
+        """Where the model directory of a model at a pinned revision is assembled."""
+        return self.workspaces_directory / model_key(pinned)
+
     def partial_directory(self, model: ModelUri) -> Path:
         """Where files of this model lie that are being fetched."""
         return self.path / "partial" / model_key(model)
 
     def lock_for(self, model: ModelUri) -> Lock:
         """The lock that whoever changes what the cache has of this model holds."""
-        return Lock(self.path / "locks" / f"{model_key(model)}.lock")
+        return self.lock_of_key(model_key(model))
+
+    def lock_of_key(self, key: str) -> Lock:
+        """The same, by the model's key."""
+        return Lock(self.path / "locks" / f"{key}.lock")
+
+    def collection_lock(self) -> Lock:
+        """The lock that whoever deletes blobs holds, and whoever wants to be sure of some that it has just named."""
+        return Lock(self.path / "locks" / "gc.lock", held_for="a clean-up of the cache")
 
     def tmp_path(self) -> Path:
         """A path for a temporary file on the cache's filesystem that nobody else uses; its directory exists."""
@@ -95,12 +116,41 @@ class CacheRoot:
         return known is not None and self.store.holds(known, file.size_bytes, mark, check)
 
 
-def open_cache(path: Path | None, *, default: Path, fallback: Path, report: Report = ignore) -> CacheRoot:
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Asks the volume of a path whether it is there: a dead file server keeps whoever asks waiting for ever."""
+
+    seconds: float = 60.0
+    ask: Callable[[Path], object] = os.statvfs
+
+    def __call__(self, path: Path) -> None:
+        """Return when the volume answers, be it with an error; MachineError when it does not within the seconds."""
+        answered = threading.Event()
+
+        def ask() -> None:
+            with suppress(OSError):
+                self.ask(path)
+            answered.set()
+
+        threading.Thread(target=ask, name="lading-probe", daemon=True).start()
+        if not answered.wait(self.seconds):
+            raise MachineError(
+                f"the volume of {path} did not answer within {format_seconds(self.seconds)}",
+                remedy="check the file server that it is mounted from, or set NIM_CACHE_PATH to another volume; "
+                "NIM_CACHE_PROBE_TIMEOUT is how long to wait",
+            )
+
+
+def open_cache(
+    path: Path | None, *, default: Path, fallback: Path, report: Report = ignore, probe: Probe | None = None
+) -> CacheRoot:
     """The cache at ``path``; where None, at ``default``, or at ``fallback`` (with a Note) if that cannot be written.
 
     A directory that does not exist is made. One that cannot be written but holds a cache is opened for reading, with a
-    Note. Raises NotWritable, or MachineError for a layout that this version does not know.
+    Note. Raises NotWritable, or MachineError for a layout that this version does not know, and for a volume that does
+    not answer ``probe``.
     """
+    (probe or Probe())(path or default)
     if path is not None:
         return _open(path, report)
     if _make(default):

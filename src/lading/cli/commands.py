@@ -22,17 +22,22 @@ from lading.cli.own_flags import OwnFlag
 from lading.cli.serve_arguments import ServeArguments
 from lading.errors import UsageError
 from lading.events import Report
+from lading.plan import Globs
 from lading.profiles.fit import Wish
 from lading.settings import DEFAULT_CACHE_PATH, Settings
-from lading.uri import ModelUri
+from lading.uri import ModelUri, Scheme
 
 if TYPE_CHECKING:
+    from lading.cache.root import CacheRoot
     from lading.resolve import Machine
     from lading.serve import ServeRequest, Surroundings
+    from lading.transfer import TransferOptions
 
 DEMO = "demo"
 DEMO_SERVED_NAME = "lading-demo"
 CPU_ENGINE = "vllm-cpu"
+_CONNECTIONS = 4
+_MOST_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +81,32 @@ def list_model_profiles(model: str | None, *, as_json: bool, refresh: bool, sess
         source=source,
         cache=None if source.in_place else world.open_cache(),
         machine=machine,
-        world=Consultation(refresh, session.report),
+        world=Consultation(refresh, session.report, _globs(session.settings)),
     )
     render = render_listing_json if as_json else render_listing
     sys.stdout.write(render(listing, machine.inventory))
+    return 0
+
+
+def doctor(model: str | None, *, as_json: bool, session: Session) -> int:
+    """``lading doctor [MODEL]``: the findings on standard output, then the fault, if any, as any command's."""
+    from lading.cli.render_doctor import Surroundings as Around
+    from lading.cli.render_doctor import render_diagnosis, render_diagnosis_json
+    from lading.doctor import examine
+    from lading.sources import about_source, source_for
+    from lading.sources.member import Context
+    from lading.sources.proxy import proxy_for
+
+    uri = _model(model, session.settings)
+    found = examine(uri, source_for(uri, session.settings, session.report))
+    network = Context(session.settings, session.report).network
+    proxy = proxy_for(found.access.endpoint, network.proxies) if found.access else None
+    override = session.settings.repository_override if uri.scheme is Scheme.NGC else None
+    around = Around(about_source(uri, session.settings), override, proxy, network.ca_bundle)
+    sys.stdout.write((render_diagnosis_json if as_json else render_diagnosis)(found, around))
+    sys.stdout.flush()
+    if found.fault:
+        raise found.fault
     return 0
 
 
@@ -91,7 +118,7 @@ def engine_install(*, dry_run: bool, session: Session) -> int:
     if dry_run:
         sys.stdout.write(render_install_plan(engines.plan(CPU_ENGINE)))
         return 0
-    with _cancelled_by_signal() as cancelled:
+    with cancelled_by_signal() as cancelled:
         environment = engines.install(CPU_ENGINE, session.report, cancelled)
     sys.stdout.write(f"{environment.path}\n")
     return 0
@@ -126,12 +153,23 @@ def engine_remove(session: Session) -> int:
     return 0
 
 
+class Cancellation(threading.Event):
+    """An event that a signal sets; ``number`` is the signal's, 0 before."""
+
+    number = 0
+
+    def by(self, number: int, _frame: object) -> None:
+        """A handler for signals."""
+        self.number = number
+        self.set()
+
+
 @contextlib.contextmanager
-def _cancelled_by_signal() -> Iterator[threading.Event]:
+def cancelled_by_signal() -> Iterator[Cancellation]:
     """An event that TERM or INT sets while the block runs."""
-    cancelled = threading.Event()
+    cancelled = Cancellation()
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, lambda *_: cancelled.set()) for number in numbers}
+    before = {number: signal.signal(number, cancelled.by) for number in numbers}
     try:
         yield cancelled
     finally:
@@ -164,7 +202,26 @@ def _serve_request(arguments: ServeArguments, settings: Settings) -> ServeReques
         port=settings.server_port if flags.port is None else flags.port,
         stop_seconds=settings.stop_seconds,
         refresh=OwnFlag.REFRESH in arguments.flags,
+        globs=_globs(settings),
+        transfer=_transfer_options(settings),
         api_key=flags.api_key,
+        repository_override=settings.repository_override or "",
+    )
+
+
+def _globs(settings: Settings) -> Globs:
+    return Globs.parse(settings.include, settings.exclude)
+
+
+def _transfer_options(settings: Settings) -> TransferOptions:
+    from lading.transfer import TransferOptions
+
+    most = settings.connections or _MOST_CONNECTIONS
+    return TransferOptions(
+        connections=min(_CONNECTIONS, most),
+        most_connections=most,
+        part_bytes=settings.part_bytes,
+        max_bytes_per_second=settings.max_bandwidth,
     )
 
 
@@ -228,20 +285,27 @@ def _backend() -> Backend:
     return next(iter(BACKENDS.values()))
 
 
+def opened_cache(session: Session) -> CacheRoot:
+    """The cache that the settings name, or the default one."""
+    from lading.cache.root import Probe, open_cache
+
+    return open_cache(
+        session.settings.cache_path,
+        default=Path(DEFAULT_CACHE_PATH),
+        fallback=_user_directory(session.environ, "XDG_CACHE_HOME", ".cache"),
+        report=session.report,
+        probe=Probe(session.settings.cache_probe_seconds),
+    )
+
+
 def _surroundings(session: Session) -> Surroundings:
-    from lading.cache.root import open_cache
     from lading.serve import Surroundings
     from lading.sources import source_for
 
     settings = session.settings
     return Surroundings(
         source_for=lambda uri, report: source_for(uri, settings, report),
-        open_cache=lambda: open_cache(
-            settings.cache_path,
-            default=Path(DEFAULT_CACHE_PATH),
-            fallback=_user_directory(session.environ, "XDG_CACHE_HOME", ".cache"),
-            report=session.report,
-        ),
+        open_cache=lambda: opened_cache(session),
         machine=lambda: _machine(session),
         environ=session.environ,
         report=session.report,

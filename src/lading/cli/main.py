@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from lading import __version__
+from lading.cli.parser import CACHE, DOCTOR, ENGINE, LIST, SERVE, SETTINGS, command_line
 from lading.errors import LadingError, UsageError
 from lading.settings import Settings
 
@@ -22,12 +22,8 @@ if TYPE_CHECKING:
     from lading.cli.commands import Session
     from lading.cli.log import EventLog
 
-SERVE = "serve"
-LIST = "list-model-profiles"
-ENGINE = "engine"
-SETTINGS = "settings"
 _ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
-_COMMANDS = (SERVE, LIST, ENGINE, SETTINGS)
+_COMMANDS = (SERVE, LIST, DOCTOR, CACHE, ENGINE, SETTINGS)
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
 
 
@@ -89,9 +85,9 @@ def _dispatch(argv: list[str], *, debug: bool) -> int:
     command, rest = _split(argv)
     if command == SERVE and not {"-h", "--help"} & set(rest):
         return _serve(rest, debug=debug)
-    options = _parser().parse_args([command, *rest] if command else rest)
+    options = command_line().parse_args([command, *rest] if command else rest)
     if options.command is None:
-        _parser().print_help()
+        command_line().print_help()
         return 0
     return _run(options, debug=debug)
 
@@ -141,6 +137,12 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             named = options.model or options.model_flag
             as_json = options.format == "json"
             return commands.list_model_profiles(named, as_json=as_json, refresh=options.refresh, session=session)
+        case "doctor":
+            return commands.doctor(options.model, as_json=options.format == "json", session=session)
+        case "cache":
+            from lading.cli import cache_commands
+
+            return cache_commands.run(options, session)
         case "engine":
             return _engine(options, session)
         case _:
@@ -159,61 +161,3 @@ def _engine(options: argparse.Namespace, session: Session) -> int:
             return commands.engine_path(session)
         case _:
             return commands.engine_remove(session)
-
-
-def _parser() -> argparse.ArgumentParser:
-    """The command line, as ``--help`` shows it. ``serve`` splits its own arguments: the engine's are open-ended."""
-    parser = argparse.ArgumentParser(
-        prog="lading",
-        description="Serve any model, from anywhere, on whatever hardware is here.",
-        epilog="A location, a path or a flag in place of a command means serve: `lading hf://ORG/MODEL`.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"lading {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    _add_serve(commands)
-    _add_list(commands)
-    _add_engine(commands)
-    commands.add_parser(SETTINGS, help="list every setting that is read from the environment")
-    return parser
-
-
-def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from lading.cli.own_flags import OWN_FLAG_HELP
-
-    serve = commands.add_parser(
-        SERVE,
-        help="serve a model as an OpenAI API (also: nim-serve)",
-        usage="lading serve [MODEL] [flags of Lading] [flags of the engine ...]",
-        epilog="Every other flag goes to the engine unchanged and wins over what Lading would choose: "
-        "--max-model-len 8192, --tensor-parallel-size 2, --enable-lora ...; --host and --port are the gateway's.",
-    )
-    serve.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; `demo`; unset: NIM_MODEL_PATH")
-    for flag, text in OWN_FLAG_HELP.items():
-        serve.add_argument(flag, action="store_true", help=text)
-
-
-def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    listing = commands.add_parser(
-        LIST, help="show which profiles of a model fit this machine, and why", allow_abbrev=False
-    )
-    listing.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
-    listing.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as NIM 1.x spells it")
-    listing.add_argument("--format", choices=("text", "json"), default="text", help="default: text, as NIM prints it")
-    listing.add_argument("--refresh", action="store_true", help="ask the source again even if the model is cached")
-    listing.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
-
-
-def _add_engine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    engine = commands.add_parser(ENGINE, help="manage the embedded CPU engine")
-    actions = engine.add_subparsers(dest="action", metavar="ACTION", required=True)
-    install = actions.add_parser("install", help="install it into an environment of its own; safe to repeat")
-    install.add_argument("--dry-run", action="store_true", help="say what would be downloaded and how big it is")
-    for name, text in (
-        ("list", "list the engines found on this machine"),
-        ("path", "print the environment's directory"),
-        ("remove", "delete the environment"),
-    ):
-        actions.add_parser(name, help=text)
-    for each in actions.choices.values():
-        each.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")

@@ -1,0 +1,101 @@
+"""The command line, as ``--help`` shows it: commands, their arguments, nothing of what they do."""
+
+from __future__ import annotations
+
+import argparse
+
+from lading import __version__
+
+SERVE = "serve"
+LIST = "list-model-profiles"
+CACHE = "cache"
+DOCTOR = "doctor"
+ENGINE = "engine"
+SETTINGS = "settings"
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The command line, as ``--help`` shows it. ``serve`` splits its own arguments: the engine's are open-ended."""
+    parser = argparse.ArgumentParser(
+        prog="lading",
+        description="Serve any model, from anywhere, on whatever hardware is here.",
+        epilog="A location, a path or a flag in place of a command means serve: `lading hf://ORG/MODEL`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"lading {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_serve(commands)
+    _add_list(commands)
+    _add_doctor(commands)
+    _add_cache(commands)
+    _add_engine(commands)
+    commands.add_parser(SETTINGS, help="list every setting that is read from the environment")
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from lading.cli.own_flags import OWN_FLAG_HELP
+
+    serve = commands.add_parser(
+        SERVE,
+        help="serve a model as an OpenAI API (also: nim-serve)",
+        usage="lading serve [MODEL] [flags of Lading] [flags of the engine ...]",
+        epilog="Every other flag goes to the engine unchanged and wins over what Lading would choose: "
+        "--max-model-len 8192, --tensor-parallel-size 2, --enable-lora ...; --host and --port are the gateway's.",
+    )
+    serve.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; `demo`; unset: NIM_MODEL_PATH")
+    for flag, text in OWN_FLAG_HELP.items():
+        serve.add_argument(flag, action="store_true", help=text)
+
+
+def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listing = commands.add_parser(
+        LIST, help="show which profiles of a model fit this machine, and why", allow_abbrev=False
+    )
+    listing.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
+    listing.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as NIM 1.x spells it")
+    listing.add_argument("--format", choices=("text", "json"), default="text", help="default: text, as NIM prints it")
+    listing.add_argument("--refresh", action="store_true", help="ask the source again even if the model is cached")
+    listing.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        DOCTOR,
+        help="tell which credential is found for a model, whether its source answers, and what would be fetched",
+        allow_abbrev=False,
+    )
+    doctor.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
+    doctor.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    doctor.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_engine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    engine = commands.add_parser(ENGINE, help="manage the embedded CPU engine")
+    actions = engine.add_subparsers(dest="action", metavar="ACTION", required=True)
+    install = actions.add_parser("install", help="install it into an environment of its own; safe to repeat")
+    install.add_argument("--dry-run", action="store_true", help="say what would be downloaded and how big it is")
+    for name, text in (
+        ("list", "list the engines found on this machine"),
+        ("path", "print the environment's directory"),
+        ("remove", "delete the environment"),
+    ):
+        actions.add_parser(name, help=text)
+    for each in actions.choices.values():
+        each.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cache = commands.add_parser(CACHE, help="list, verify and clean up what was fetched")
+    actions = cache.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="what the cache has of which model, how large, when last used, by whom")
+    verify = actions.add_parser("verify", help="hash all files again; damaged ones are removed, to be fetched again")
+    verify.add_argument("model", nargs="?", metavar="MODEL", help="URI as in `list`; unset: all models")
+    collect = actions.add_parser("gc", help="delete what no model and no running server needs")
+    collect.add_argument("--unused-for", metavar="TIME", help="forget models not used for so long first: 30d, 12h, 2w")
+    collect.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
+    remove = actions.add_parser("remove", help="forget a model and delete the files that no other model has")
+    remove.add_argument("model", metavar="MODEL", help="URI as in `list`")
+    for each in actions.choices.values():
+        each.add_argument("--json", action="store_true", help="print one JSON object")
+        each.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
