@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lading.errors import DigestMismatch, MalformedModel, SourceUnreachable
+from lading.errors import DigestMismatch, MalformedModel, OfflineError, SourceUnreachable
 from lading.inspection import ModelReader, inspect
 from lading.model.facts import ModelFacts
 from lading.sources.interface import PassingFault
@@ -112,3 +112,24 @@ def test_a_description_that_is_too_large_is_not_read():
     source.add("config.json", json.dumps({"model_type": "llama"}).encode(), listed_bytes=1 << 40)
     with pytest.raises(MalformedModel, match="too many"):
         look(source)
+
+
+@pytest.mark.parametrize("damaged", ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors"])
+def test_a_damaged_copy_on_this_machine_is_passed_over(tmp_path, damaged):
+    files = tiny_model()
+    places = {name: tmp_path / name for name in files}
+    for name, path in places.items():
+        path.write_bytes(b"\0" * len(files[name]) if name == damaged else files[name])
+    source = source_of(files)
+    assert look(source, places) == look(source_of(files))
+    assert {request.path for request in source.requests} == {damaged}
+
+
+def test_where_the_source_cannot_be_asked_the_damage_is_the_news(tmp_path):
+    files = tiny_model()
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\0" * len(files["config.json"]))
+    source = source_of(files)
+    source.fail("config.json", Fault(refuse=OfflineError("no network")))
+    with pytest.raises(DigestMismatch):
+        look(source, {"config.json": path})

@@ -13,9 +13,11 @@ from lading.errors import NotEnoughDisk
 from lading.model.manifest import FileEntry, Manifest
 from lading.plan import (
     ALWAYS_KEPT,
+    EXCLUDED,
     HIDDEN,
     MARGIN_BYTES,
     SKIP_RULES,
+    Globs,
     Holdings,
     LocalCopy,
     Partial,
@@ -264,3 +266,35 @@ def test_the_bytes_of_a_plan_add_up(
     worked_on = {each.entry.path for each in value.files if each.step is not Step.SHARED}
     assert all(each.shared_with in worked_on for each in value.of_step(Step.SHARED))
     assert {each.entry.path for each in value.of_step(Step.PRESENT)} == present & sizes.keys()
+
+
+class TestGlobs:
+    PATHS = ("config.json", "model.safetensors", "model.Q4.gguf", "original/weights.pth", "README.md", ".hidden/x")
+
+    def chosen(self, included: str = "", excluded: str = "", paths: tuple[str, ...] = PATHS) -> set[str]:
+        return {file.path for file in choose_files(manifest(*paths), Globs.parse(included, excluded))[0].files}
+
+    def test_without_any_the_rules_decide(self) -> None:
+        assert self.chosen() == {"config.json", "model.safetensors", "README.md"}
+
+    @pytest.mark.parametrize("glob", ["*.gguf", "model.Q*", "*Q4*"])
+    def test_what_a_rule_leaves_out_can_be_asked_for(self, glob: str) -> None:
+        assert self.chosen(glob) == {"config.json", "model.safetensors", "README.md", "model.Q4.gguf"}
+
+    def test_by_its_path_and_hidden_files_too(self) -> None:
+        assert self.chosen("original/*, .hidden/*") - self.chosen() == {"original/weights.pth", ".hidden/x"}
+
+    def test_more_can_be_left_out(self) -> None:
+        assert self.chosen(excluded="*.md") == {"config.json", "model.safetensors"}
+        _, left_out = choose_files(manifest(*self.PATHS), Globs.parse("", "*.md"))
+        assert {each.reason for each in left_out if each.entry.path == "README.md"} == {EXCLUDED}
+
+    def test_what_is_asked_for_wins(self) -> None:
+        assert self.chosen("README.md", "*.md,*.json") == {"model.safetensors", "README.md"}
+
+    def test_what_is_excluded_is_no_reason_to_leave_its_copies_out(self) -> None:
+        paths = ("config.json", "model.safetensors", "pytorch_model.bin")
+        assert self.chosen(excluded="*.safetensors", paths=paths) == {"config.json", "pytorch_model.bin"}
+
+    def test_empty_parts_mean_nothing(self) -> None:
+        assert Globs.parse(" , ", "*.md,,") == Globs((), ("*.md",))

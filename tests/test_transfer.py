@@ -697,6 +697,37 @@ def test_a_refresh_that_fails_leaves_the_complete_entry(source: MemorySource, ca
     assert cache.index.load_next(source.model) is None
 
 
+# At the pace that was asked for.
+
+
+def test_a_download_takes_no_more_than_it_may(source: MemorySource, cache: CacheRoot) -> None:
+    """All waits are counted on a clock that they alone move: one connection, so that none overlap."""
+    now = [0.0]
+
+    def wait(_: threading.Event, seconds: float) -> None:
+        now[0] += seconds
+
+    source.add("model.safetensors", pattern(40 * PART))
+    options = replace(
+        OPTIONS, connections=1, most_connections=1, max_bytes_per_second=4 * PART, clock=lambda: now[0], wait=wait
+    )
+    run = fetch(source, cache, options)
+    assert_whole(source, cache, run.manifest)
+    assert now[0] == pytest.approx(10.0)
+
+
+def test_connections_are_added_while_they_bring_more(source: MemorySource, cache: CacheRoot) -> None:
+    """Each read takes a while, whatever the number of connections, as on a long line."""
+    source.delay_seconds, source.read_bytes = 0.004, PART
+    ticks = iter(range(10**9))
+    for number in range(8):
+        source.add(f"{number}.bin", pattern(60 * PART, number))
+    options = replace(OPTIONS, connections=1, most_connections=6, clock=lambda: next(ticks) * 0.05)
+    run = fetch(source, cache, options)
+    assert_whole(source, cache, run.manifest)
+    assert 2 <= source.most_readers <= 6
+
+
 # Over HTTP.
 
 

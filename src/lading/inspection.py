@@ -10,12 +10,12 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lading.digest import Digest
-from lading.errors import DigestMismatch, MalformedModel, SourceUnreachable
+from lading.errors import ContentError, DigestMismatch, MalformedModel, SourceError, SourceUnreachable
 from lading.model.facts import (
     CONFIG_FILE,
     QUANTIZATION_FILE,
@@ -29,6 +29,7 @@ from lading.model.manifest import FileEntry
 from lading.model.safetensors import LENGTH_BYTES, Tensor, header_length, parse_header
 from lading.sources.interface import PassingFault, Source
 
+T = TypeVar("T")
 _FIRST_READ_BYTES = 1 << 16  # covers length and header of most shards in one request
 _MAX_JSON_BYTES = 64 << 20
 _TRIES = 5
@@ -60,6 +61,19 @@ class ModelReader:
                     raise SourceUnreachable(f"{entry.uri}: {fault.message}", remedy=remedy) from fault
                 self.sleep(fault.retry_after_seconds or random.uniform(0, 2**attempt / 4))  # noqa: S311  # jitter
         raise AssertionError("unreachable")
+
+    def trusting_the_source(self, entry: FileEntry, get: Callable[[ModelReader], T]) -> T:
+        """What ``get`` makes of the entry; where a copy on this machine turns out damaged, of the source's bytes."""
+        try:
+            return get(self)
+        except ContentError:
+            if self.source.in_place or self.find(entry) is None:
+                raise
+            try:
+                return get(replace(self, find=lambda _: None))
+            except SourceError:
+                pass  # it cannot be asked: what is wrong here is the news
+            raise
 
     def read_whole(self, entry: FileEntry) -> bytes:
         """All bytes of a small file, checked against the digest that its source promised."""
@@ -114,7 +128,9 @@ def inspect(files: Sequence[FileEntry], reader: ModelReader) -> ModelFacts:
 
 def _json(by_path: Mapping[str, FileEntry], path: str, reader: ModelReader) -> dict[str, Any] | None:
     entry = by_path.get(path)
-    return read_json_object(path, reader.read_whole(entry)) if entry else None
+    if entry is None:
+        return None
+    return reader.trusting_the_source(entry, lambda trusted: read_json_object(path, trusted.read_whole(entry)))
 
 
 def _weight_shards(by_path: Mapping[str, FileEntry], index: Mapping[str, Any] | None) -> list[FileEntry]:
@@ -138,6 +154,10 @@ def _all_tensors(shards: Iterable[FileEntry], reader: ModelReader) -> list[Tenso
 
 def read_tensors(entry: FileEntry, reader: ModelReader) -> tuple[Tensor, ...]:
     """The tensors of one safetensors file, from one or two ranged reads."""
+    return reader.trusting_the_source(entry, lambda trusted: _read_tensors(entry, trusted))
+
+
+def _read_tensors(entry: FileEntry, reader: ModelReader) -> tuple[Tensor, ...]:
     first = reader.read(entry, 0, _FIRST_READ_BYTES)
     length = header_length(entry.path, first, entry.size_bytes)
     header = first[LENGTH_BYTES : LENGTH_BYTES + length]

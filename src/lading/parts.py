@@ -92,12 +92,13 @@ class Part:
 class Board:
     """The meeting point of the threads of one transfer. Every method may be called from any of them."""
 
-    def __init__(self, attempts: Iterable[Attempt], buffers: Iterable[memoryview]) -> None:
+    def __init__(self, attempts: Iterable[Attempt], buffers: Iterable[memoryview], connections: int) -> None:
         self.stop = threading.Event()
         self.error: BaseException | None = None
         self.fetched_bytes = 0
         self._changed = threading.Condition()
         self._free = list(buffers)
+        self._connections = connections
         self._unclaimed: deque[tuple[Attempt, Segment]] = deque()
         self._unhashed: deque[Attempt] = deque()
         self._fetched: dict[tuple[Attempt, Segment], Part] = {}
@@ -117,10 +118,17 @@ class Board:
             self._changed.notify_all()
             return True
 
-    def claim(self) -> Part:
-        """The lowest part left, with a buffer for it; waits for both."""
+    def use(self, connections: int) -> None:
+        """Let so many threads claim parts from now on, those with the lowest numbers."""
         with self._changed:
-            while not (self._unclaimed and self._free):
+            if connections != self._connections:
+                self._connections = connections
+                self._changed.notify_all()
+
+    def claim(self, number: int) -> Part:
+        """The lowest part left, with a buffer for it, for the thread of this number; waits for both."""
+        with self._changed:
+            while number >= self._connections or not (self._unclaimed and self._free):
                 self._wait()
             attempt, segment = self._unclaimed.popleft()
             return Part(attempt, segment, self._free.pop())

@@ -7,6 +7,7 @@ on the :class:`~lading.parts.Board`; an error in any of them ends all and is rai
 
 from __future__ import annotations
 
+import functools
 import queue
 import random
 import threading
@@ -23,6 +24,7 @@ from lading.digest import Digest
 from lading.errors import DigestMismatch, LadingError, MachineError, RateLimited, SizeMismatch, SourceUnreachable
 from lading.events import BlobVerified, BytesFetched, Note, Report, RetryScheduled
 from lading.model.manifest import FileEntry
+from lading.pace import Climb, Throttle
 from lading.parts import Abandoned, Attempt, Board, Ended, Part
 from lading.sources.interface import PassingFault, RangeIgnored, RangeReader, Source
 from lading.units import MIB, format_bytes, format_seconds
@@ -32,6 +34,7 @@ Verified = Callable[[FileEntry, Digest], None]
 
 _POLL_SECONDS = 0.1  # how soon a cancellation is seen
 _GRACE_SECONDS = 0.3  # how long threads that are told to end may take before they are left behind
+_BUFFERED_BYTES = 96 * MIB  # of part buffers at most, where that leaves each connection one and the hasher another
 _FIRST_READ_BYTES = 64 << 10
 _LEAST_READ_BYTES = 4 << 10
 _SLOW_READ_SECONDS = 0.2  # a read that takes longer is asked for less next time, so that stopping stays quick
@@ -49,7 +52,9 @@ class TransferOptions:
     """How a transfer goes about it. Sizes in bytes, times in seconds; the last three are the clock and the dice."""
 
     connections: int = 4
+    most_connections: int | None = None  # up to how many as long as each brings more; None for no more
     part_bytes: int = 8 * MIB
+    max_bytes_per_second: int | None = None
     retries: int = 8  # tries of one part without a new byte before giving up
     first_delay_seconds: float = 0.5
     longest_delay_seconds: float = 30.0
@@ -61,7 +66,7 @@ class TransferOptions:
     random: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
-        if self.connections < 1 or self.part_bytes < 1:
+        if min(self.connections, self.part_bytes, self.most_connections or 1, self.max_bytes_per_second or 1) < 1:
             raise ValueError("a transfer needs at least one connection and one byte per part")
 
 
@@ -87,7 +92,9 @@ class Pipeline:
         self._partials: list[PartialFile] = []
         self._to_commit: queue.SimpleQueue[tuple[Attempt, Digest] | None] = queue.SimpleQueue()
         attempts = [self._attempt(file, path, tries_left=1) for file, path in files]
-        self._board = Board(attempts, self._buffers(attempts))
+        self._climb = Climb(options.connections, options.most_connections or options.connections)
+        self._throttle = Throttle(options.max_bytes_per_second, options.clock)
+        self._board = Board(attempts, self._buffers(attempts), self._climb.connections)
 
     def run(self, cancelled: threading.Event, verified: Verified) -> int:
         """Bring every file into the store; the number of bytes fetched. To be called once.
@@ -95,7 +102,8 @@ class Pipeline:
         Raises TransferCancelled, or the first error of any thread; then partial files and journals are left for another
         run. Threads that are stuck in a read are left behind, harmless.
         """
-        loops = [self._fetch_parts] * self._options.connections + [self._hash_files, lambda: self._keep(verified)]
+        fetching = [functools.partial(self._fetch_parts, number) for number in range(self._most_connections)]
+        loops = [*fetching, self._hash_files, lambda: self._keep(verified)]
         threads = [threading.Thread(target=self._guard, args=(loop,), name="lading", daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
@@ -103,6 +111,7 @@ class Pipeline:
             while not self._board.stop.wait(_POLL_SECONDS):
                 if cancelled.is_set():
                     self._board.end(TransferCancelled())
+                self._board.use(self._climb.observe(self._board.fetched_bytes, self._options.clock()))
         finally:
             self._board.end(TransferCancelled())  # counts only where the caller's thread is being unwound
             self._to_commit.put(None)
@@ -110,6 +119,10 @@ class Pipeline:
         if self._board.error:
             raise self._board.error
         return self._board.fetched_bytes
+
+    @property
+    def _most_connections(self) -> int:
+        return max(self._options.connections, self._options.most_connections or 0)
 
     def _attempt(self, file: FileEntry, path: Path, *, tries_left: int) -> Attempt:
         partial = PartialFile(path, file)
@@ -119,7 +132,9 @@ class Pipeline:
     def _buffers(self, attempts: list[Attempt]) -> list[memoryview]:
         longest = max((attempt.file.size_bytes for attempt in attempts), default=0)
         size_bytes = max(_LEAST_READ_BYTES, min(self._options.part_bytes, longest))
-        return [memoryview(bytearray(size_bytes)) for _ in range(2 * self._options.connections)]
+        most = self._most_connections
+        count = max(most + 1, min(2 * most, _BUFFERED_BYTES // size_bytes))
+        return [memoryview(bytearray(size_bytes)) for _ in range(count)]
 
     def _guard(self, loop: Callable[[], None]) -> None:
         try:
@@ -157,9 +172,9 @@ class Pipeline:
 
     # Fetching: one loop per connection.
 
-    def _fetch_parts(self) -> None:
+    def _fetch_parts(self, number: int) -> None:
         while True:
-            part = self._board.claim()
+            part = self._board.claim(number)
             part.attempt.partial.open()
             try:
                 self._fetch(part)
@@ -200,7 +215,9 @@ class Pipeline:
 
     def _read(self, part: Part, reader: RangeReader, position: int) -> None:
         """Read the part to its end; ``position`` is where in it the reader stands, at or before ``part.position``."""
-        clock, wanted = self._options.clock, _FIRST_READ_BYTES
+        clock = self._options.clock
+        most = min(READ_BYTES, self._throttle.longest_read or READ_BYTES)
+        wanted = min(_FIRST_READ_BYTES, most)
         while not part.is_fetched:
             self._board.check(part.attempt)
             began = clock()
@@ -211,7 +228,9 @@ class Pipeline:
             self._write(part, room[min(part.position - position, count) : count])
             position += count
             is_slow = clock() - began > _SLOW_READ_SECONDS
-            wanted = max(wanted // 2, _LEAST_READ_BYTES) if is_slow else min(wanted * 2, READ_BYTES)
+            wanted = min(max(wanted // 2, _LEAST_READ_BYTES) if is_slow else wanted * 2, most)
+            if delay := self._throttle.delay_seconds(count):
+                self._options.wait(self._board.stop, delay)
 
     def _write(self, part: Part, data: memoryview) -> None:
         if not data:

@@ -7,7 +7,7 @@ For every plan, ``present_bytes + adopt_bytes + shared_bytes + fetch_bytes == to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -127,21 +127,55 @@ SKIP_RULES: tuple[SkipRule, ...] = (
 """Weights in another form than the ones an engine loads. The first rule that covers a file names the reason."""
 
 HIDDEN = "hidden file"
+EXCLUDED = "excluded by LADING_EXCLUDE"
 
 
-def choose_files(manifest: Manifest) -> tuple[Manifest, tuple[SkippedFile, ...]]:
+@dataclass(frozen=True, slots=True)
+class Globs:
+    """What the user says of files: patterns for their paths or their names (``*`` matches ``/`` too).
+
+    ``included`` files are fetched whatever speaks against it, ``excluded`` ones left out besides those of the rules.
+    """
+
+    included: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, included: str, excluded: str) -> Globs:
+        """From two lists joined by commas."""
+        both = (tuple(part.strip() for part in text.split(",") if part.strip()) for text in (included, excluded))
+        return cls(*both)
+
+    def includes(self, path: str) -> bool:
+        """Whether the file is to be fetched in any case."""
+        return _is_meant(path, self.included)
+
+    def excludes(self, path: str) -> bool:
+        """Whether the file is to be left out."""
+        return _is_meant(path, self.excluded)
+
+
+def choose_files(manifest: Manifest, globs: Globs | None = None) -> tuple[Manifest, tuple[SkippedFile, ...]]:
     """The files of a model that an engine may need, as a manifest, and the others with their reasons.
 
-    Nothing is left out for which there is no other: a model with only ``.bin`` weights keeps them.
+    By the rules nothing is left out for which there is no other: a model with only ``.bin`` weights keeps them. What
+    ``globs`` exclude does not count for that.
     """
-    weights = Weights.of(manifest)
-    reasons = {file.path: _skip_reason(file.path, weights) for file in manifest.files}
+    globs = globs or Globs()
+    excluded = {file.path for file in manifest.files if globs.excludes(file.path) and not globs.includes(file.path)}
+    weights = Weights.of(replace(manifest, files=tuple(each for each in manifest.files if each.path not in excluded)))
+    reasons = {
+        file.path: EXCLUDED if file.path in excluded else _skip_reason(file.path, weights, globs)
+        for file in manifest.files
+    }
     chosen = [file for file in manifest.files if reasons[file.path] is None]
     skipped = (SkippedFile(file, reason) for file in manifest.files if (reason := reasons[file.path]))
     return Manifest.of(manifest.source, manifest.revision, chosen), tuple(skipped)
 
 
-def _skip_reason(path: str, weights: Weights) -> str | None:
+def _skip_reason(path: str, weights: Weights, globs: Globs) -> str | None:
+    if globs.includes(path):
+        return None
     if any(part.startswith(".") for part in path.split("/")):
         return HIDDEN
     if _matches(_name(path), ALWAYS_KEPT):
@@ -160,6 +194,11 @@ def _top(path: str) -> str:
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2].lower()
+
+
+def _is_meant(path: str, patterns: Iterable[str]) -> bool:
+    name = path.rpartition("/")[2]
+    return any(fnmatchcase(path, pattern) or fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -1,7 +1,7 @@
 """A source in memory that keeps every rule of the port, commits the faults it is told to, and remembers each request.
 
 ``add`` puts a file in; ``manifest`` lists them all. A fault is armed for one file with ``fail`` and is used up by the
-next request it can harm; ``ALWAYS`` never is. ``delay_seconds`` slows every read down, ``gate`` holds reads until it is
+next request it can harm; ``ALWAYS`` never is. ``delay_seconds`` slows every read down, ``most_readers`` is how many ranges were open at a time, ``gate`` holds reads until it is
 set, so that a test can act while bytes are on their way.
 """
 
@@ -73,6 +73,7 @@ class MemorySource:
         self.data: dict[str, bytes] = {}
         self.entries: dict[str, FileEntry] = {}
         self.faults: dict[str, list[Fault]] = {}
+        self.most_readers = self._readers = 0
         self.sent_bytes = 0
         self._lock = threading.Lock()
         self.gate.set()
@@ -126,7 +127,14 @@ class MemorySource:
             raise fault.refuse
         if self.ignores_ranges and start > 0:
             raise RangeIgnored(f"{file.path} ignores byte ranges")
-        yield _Reader(self, file.path, start, end, fault or Fault())
+        with self._lock:
+            self._readers += 1
+            self.most_readers = max(self.most_readers, self._readers)
+        try:
+            yield _Reader(self, file.path, start, end, fault or Fault())
+        finally:
+            with self._lock:
+                self._readers -= 1
 
     def requested(self, path: str) -> list[Request]:
         """The requests for one file, in order of arrival."""
