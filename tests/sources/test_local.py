@@ -3,14 +3,18 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lading.cache.root import CacheRoot, open_cache
+from lading.digest import Digest
 from lading.errors import (
     ContentError,
+    DigestMismatch,
     FileNotFoundAtSource,
     LadingError,
     MachineError,
@@ -21,7 +25,8 @@ from lading.errors import (
 )
 from lading.model.manifest import FileEntry, Manifest
 from lading.sources.local import LocalSource
-from lading.uri import ModelUri
+from lading.transfer import survey, transfer
+from lading.uri import ModelUri, Scheme
 from tests.sources.cache_layout import lay_out
 
 FILES = {
@@ -264,3 +269,34 @@ class TestRanges:
 
     def test_the_local_copy_is_the_file_itself(self, model: Path) -> None:
         assert LocalSource().local_copy(entry_of(model)) == (model / "model.safetensors").resolve()
+
+
+class TestInManifests:
+    """``local://`` as manifests write it: files of a directory that a transfer brings into the store."""
+
+    def manifest(self, model: Path) -> Manifest:
+        uri = ModelUri.parse("ngc://acme/team/mixed:1")
+        files = [
+            FileEntry(f"renamed/{path}", len(data), ModelUri(Scheme.LOCAL, str(model), file=path), Digest.of(data))
+            for path, data in FILES.items()
+        ]
+        return Manifest.of(uri, "1", files)
+
+    def fetched(self, manifest: Manifest, cache: CacheRoot) -> dict[str, bytes]:
+        source = LocalSource()
+        done = transfer(survey(manifest, source, cache), source, cache, cancelled=threading.Event())
+        return {file.path: cache.store.path_of(file.digest).read_bytes() for file in done.files if file.digest}
+
+    def test_their_files_are_verified_and_kept(self, model: Path, tmp_path: Path) -> None:
+        cache = open_cache(tmp_path / "cache", default=tmp_path, fallback=tmp_path)
+        manifest = self.manifest(model)
+        assert Manifest.from_json(manifest.to_json()) == manifest
+        assert str(manifest.files[0].uri).startswith("local:///")
+        assert self.fetched(manifest, cache) == {f"renamed/{path}": data for path, data in FILES.items()}
+
+    def test_bytes_that_are_not_the_manifests_are_refused(self, model: Path, tmp_path: Path) -> None:
+        cache = open_cache(tmp_path / "cache", default=tmp_path, fallback=tmp_path)
+        manifest = self.manifest(model)
+        (model / "model.safetensors").write_bytes(FILES["model.safetensors"][:-1] + b"?")
+        with pytest.raises(DigestMismatch, match="model.safetensors"):
+            self.fetched(manifest, cache)
