@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lading.profiles",),
     ("lading.plan",),
     ("lading.hardware", "lading.sources", "lading.cache", "lading.backends"),
-    ("lading.pace", "lading.parts", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
+    ("lading.pace", "lading.parts", "lading.prefetch", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
     ("lading.doctor", "lading.resolve", "lading.serve"),
     ("lading.cli",),
 )  # fmt: skip

@@ -34,7 +34,16 @@ from lading.errors import (
     SizeMismatch,
     SourceUnreachable,
 )
-from lading.events import BlobVerified, BytesFetched, Event, Note, RetryScheduled, TransferFinished, TransferStarted
+from lading.events import (
+    BlobVerified,
+    BytesFetched,
+    Event,
+    Note,
+    OthersProgress,
+    RetryScheduled,
+    TransferFinished,
+    TransferStarted,
+)
 from lading.model.manifest import Manifest
 from lading.plan import Step
 from lading.settings import Settings
@@ -834,6 +843,30 @@ def test_a_busy_lock_is_waited_for_and_then_an_error(source: MemorySource, cache
     with cache.lock_for(source.model).acquire(0), pytest.raises(CacheBusy, match=f"process {os.getpid()} on"):
         fetch(source, cache, TransferOptions(lock_wait_seconds=0.3))
     fetch(source, cache)
+
+
+def test_who_waits_sees_how_far_the_other_is(source: MemorySource, cache: CacheRoot) -> None:
+    source.add("config.json", b"{}")
+    source.add("model.safetensors", pattern(40 * PART))
+    source.gate.clear()
+    first = Run(source, cache, replace(OPTIONS, connections=1))
+    fetching, _ = in_background(first)
+    source.delay_seconds = 0.01
+    source.gate.set()
+    wait_until(lambda: first.counted_bytes > 5 * PART if first.of(TransferStarted) else False)
+    source.gate.clear()
+    wait_until(lambda: list(cache.path.glob("partial/*/*.json")))
+    second = Run(source, cache)
+    waiting, raised = in_background(second)
+    wait_until(lambda: second.of(OthersProgress))
+    source.gate.set()
+    fetching.join()
+    waiting.join()
+    assert not raised
+    assert second.of(OthersProgress)[0].total_bytes == 40 * PART + 2
+    assert 0 < second.of(OthersProgress)[0].present_bytes <= 40 * PART
+    assert second.of(BytesFetched) == []
+    assert source.sent_bytes == 40 * PART + 2
 
 
 def child(cache: Path, log: Path, delay_seconds: float = 0.0, file_limit_bytes: str = "") -> subprocess.Popen[str]:

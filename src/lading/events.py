@@ -91,6 +91,14 @@ class TransferFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class OthersProgress:
+    """Another process fetches the model that is waited for here: ``present_bytes`` of ``total_bytes`` are there."""
+
+    total_bytes: int
+    present_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineOutput:
     """One line that the engine printed."""
 
@@ -105,6 +113,7 @@ Event = (
     | BlobVerified
     | RetryScheduled
     | TransferFinished
+    | OthersProgress
     | EngineOutput
 )
 Report = Callable[[Event], None]

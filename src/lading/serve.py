@@ -15,7 +15,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,13 +23,15 @@ from typing import Any, TypeVar
 from lading import __version__
 from lading.backends.interface import Argument, Backend, Command, Endpoint, Installation, Launch
 from lading.backends.members import BACKENDS
+from lading.cache import upkeep
 from lading.cache.root import CacheRoot
 from lading.cache.use import Announcement, announced
-from lading.errors import EngineFailed, Stopped
+from lading.errors import EngineFailed, ModelNotFound, Stopped
 from lading.events import Event, Note, Phase, PhaseChanged, Report, both
 from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceInfo, ServiceStatus
 from lading.plan import Globs, TransferPlan
+from lading.prefetch import reading_ahead
 from lading.profiles.fit import Wish
 from lading.profiles.runtime_manifest import runtime_manifest_yaml
 from lading.profiles.select import Selection
@@ -39,7 +41,7 @@ from lading.sources.interface import Source
 from lading.supervisor.probe import EngineProbe
 from lading.supervisor.state import State
 from lading.supervisor.supervisor import Outcome, Readiness, Supervisor
-from lading.transfer import TransferOptions, survey, transfer
+from lading.transfer import TransferCancelled, TransferOptions, survey, transfer
 from lading.uri import ModelUri
 from lading.workspace import build_workspace
 
@@ -64,6 +66,8 @@ class ServeRequest:
     transfer: TransferOptions = field(default_factory=TransferOptions)
     api_key: Secret | None = None
     repository_override: str = ""
+    verify_checksums: bool = False
+    prefetch: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,11 @@ class ServicePlan:
     def backend(self) -> Backend:
         """The engine family that the chosen profile names."""
         return BACKENDS[self.selection.chosen.profile.backend]
+
+    @property
+    def prefetch_bytes(self) -> int:
+        """How much of the weights to read ahead: no more than leaves half of the free memory to others."""
+        return self.machine.inventory.ram_available_bytes // 2 if self.request.prefetch else 0
 
     @contextmanager
     def in_use(self) -> Iterator[Announcement | None]:
@@ -149,6 +158,8 @@ def fetch(plan: ServicePlan, report: Report, cancelled: threading.Event, use: An
     if cache is None or plan.transfer is None:
         return plan.directory
     report(PhaseChanged(Phase.DOWNLOADING, str(listing.pinned)))
+    if plan.request.verify_checksums:
+        _verify(cache, listing.model, report, cancelled)
     options = plan.request.transfer
     verified = transfer(plan.transfer, listing.source, cache, report, cancelled=cancelled, options=options)
     report(PhaseChanged(Phase.PREPARING, "linking the workspace"))
@@ -157,6 +168,20 @@ def fetch(plan: ServicePlan, report: Report, cancelled: threading.Event, use: An
     if use:
         use.extend(directory, [entry.digest for entry in verified.files if entry.digest])
     return directory
+
+
+def _verify(cache: CacheRoot, model: ModelUri, report: Report, cancelled: threading.Event) -> None:
+    """Hash what the cache has of the model again; what is damaged goes, so that the transfer fetches it."""
+
+    def check() -> None:
+        if cancelled.is_set():
+            raise TransferCancelled
+
+    with suppress(ModelNotFound):
+        found = upkeep.verify(cache, model, report, check)
+        report(Note(f"{found.blobs} files in the cache hashed again, {len(found.damaged)} damaged"))
+        if found.damaged:
+            cache.require_writable()
 
 
 async def serve(request: ServeRequest, world: Surroundings) -> int:
@@ -180,7 +205,8 @@ async def serve(request: ServeRequest, world: Surroundings) -> int:
             gateway.attach_engine(endpoint)
             supervisor = _supervisor(plan, directory, endpoint, world.environ, _inviting(report, request, port))
             signals.pass_on(supervisor.stop, supervisor.kill)
-            outcome = await supervisor.run()
+            with reading_ahead(directory, plan.prefetch_bytes, report):
+                outcome = await supervisor.run()
             return _exit_code(outcome, plan.backend, signals)
     finally:
         report(PhaseChanged(Phase.STOPPED))

@@ -233,6 +233,14 @@ SETTINGS: tuple[Setting, ...] = (
         "a size per second: 100MB, 1.5GiB, 12500k",
     ),
     Setting(
+        "prefetch",
+        ("LADING_PREFETCH",),
+        _boolean,
+        True,
+        "Read the weights into the page cache while the engine starts, up to half of the free memory.",
+        _BOOLEAN,
+    ),
+    Setting(
         "offline",
         ("LADING_OFFLINE", "HF_HUB_OFFLINE"),
         _boolean,
@@ -519,6 +527,7 @@ class Settings:
     connections: int | None
     part_bytes: int
     max_bandwidth: int | None
+    prefetch: bool
     offline: bool
     hf_token: Secret | None
     hf_endpoint: str

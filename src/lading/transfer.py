@@ -28,7 +28,7 @@ from lading.cache.root import CacheRoot
 from lading.cache.store import Mark
 from lading.digest import Digest
 from lading.errors import CacheBusy, MachineError
-from lading.events import BlobVerified, Note, Report, TransferFinished, TransferStarted, ignore
+from lading.events import BlobVerified, Note, OthersProgress, Report, TransferFinished, TransferStarted, ignore
 from lading.model.manifest import FileEntry, Manifest
 from lading.pipeline import Pipeline, TransferCancelled, TransferOptions
 from lading.plan import Holdings, LocalCopy, PlannedFile, SkippedFile, Step, TransferPlan, plan_transfer
@@ -38,6 +38,7 @@ from lading.units import format_bytes
 __all__ = ["TransferCancelled", "TransferOptions", "survey", "transfer"]
 
 _CLEAN_UP_SECONDS = 600.0
+_WATCH_SECONDS = 2.0
 _SAVE_SECONDS = 1.0  # how often the index entry is written while files arrive
 
 
@@ -99,7 +100,8 @@ def transfer(
         if now.is_satisfied:
             return _take_as_it_is(now, cache, report)
         cache.require_writable()
-    with cache.lock_for(plan.manifest.source).acquire(options.lock_wait_seconds, report, check):
+    watch = _Watch(plan.manifest, cache, report, check)
+    with cache.lock_for(plan.manifest.source).acquire(options.lock_wait_seconds, report, watch):
         _drop_strays(plan.manifest, cache)
         while True:
             now = survey(plan.manifest, source, cache, skipped=plan.skipped, check=check)
@@ -234,6 +236,36 @@ def _adopt(plan: TransferPlan, cache: CacheRoot, report: Report, check: Check, t
     return plan_transfer(
         plan.manifest, holdings, free_bytes=cache.free_bytes(), cache_path=cache.path, skipped=plan.skipped
     )
+
+
+class _Watch:
+    """Tells, while somebody else fetches the model, how far that is; a :data:`~lading.cache.disk.Check`."""
+
+    def __init__(self, manifest: Manifest, cache: CacheRoot, report: Report, check: Check) -> None:
+        self._manifest = manifest
+        self._cache = cache
+        self._report = report
+        self._check = check
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        """Called between two looks at the lock."""
+        self._check()
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + _WATCH_SECONDS
+            self._report(OthersProgress(self._manifest.total_bytes, self._present_bytes()))
+
+    def _present_bytes(self) -> int:
+        """Bytes of verified files, and those that journals speak of."""
+        cache, manifest = self._cache, self._manifest
+        entries = (cache.index.load(manifest.source), cache.index.load_next(manifest.source))
+        verified = {path for entry in entries if entry for path in entry.verified(manifest)}
+        return sum(
+            file.size_bytes
+            if file.path in verified
+            else PartialFile(_partial_path(cache, manifest, file), file).state.done_bytes
+            for file in manifest.files
+        )
 
 
 class _Ledger:

@@ -14,6 +14,7 @@ from lading.events import (
     BytesFetched,
     EngineOutput,
     Note,
+    OthersProgress,
     Phase,
     PhaseChanged,
     RetryScheduled,
@@ -38,6 +39,19 @@ def logged(*events, clock=None, **options) -> list[str]:
         log(event)
     log.close()
     return stream.getvalue().splitlines()
+
+
+def test_who_waits_says_how_far_the_other_is():
+    clock = Clock()
+    stream = io.StringIO()
+    log = EventLog(stream=stream, clock=clock)
+    log(OthersProgress(110 * MIB, 10 * MIB))
+    clock.now = 10.0
+    log(OthersProgress(110 * MIB, 60 * MIB))
+    log(TransferStarted(2, 110 * MIB, 110 * MIB))
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("] another process fetched 50.0 MiB of 100.0 MiB (50%), 5.00 MiB/s, 10 s left")
+    assert second.endswith("110.0 MiB are here, 0 B to fetch")
 
 
 NIM_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR) \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} test_log\.py:\d+\] (.*)")

@@ -10,6 +10,7 @@ from lading.events import (
     EngineOutput,
     Event,
     Note,
+    OthersProgress,
     Phase,
     PhaseChanged,
     RetryScheduled,
@@ -104,6 +105,20 @@ def test_counters_only_grow_while_progress_may_go_back(status: ServiceStatus) ->
     assert snapshot.download
     assert snapshot.download.fetched_bytes == 100
     assert (snapshot.downloaded_bytes, snapshot.retries) == (600, 1)
+
+
+def test_what_another_process_fetches_is_progress_and_no_download_of_ours(
+    status: ServiceStatus, clock: FakeClock
+) -> None:
+    status.report(OthersProgress(1000, 300))
+    clock.now += 2
+    status.report(OthersProgress(1000, 700))
+    snapshot = status.snapshot()
+    assert snapshot.download
+    assert (snapshot.download.percent, snapshot.download.bytes_per_second) == (70.0, 200.0)
+    assert (snapshot.downloaded_bytes, snapshot.cache_hit_bytes) == (0, 0)
+    status.report(TransferStarted(files=1, total_bytes=1000, present_bytes=1000))
+    assert status.snapshot().cache_hit_bytes == 1000
 
 
 def test_a_second_transfer_starts_its_own_progress(status: ServiceStatus) -> None:

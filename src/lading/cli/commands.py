@@ -206,6 +206,8 @@ def _serve_request(arguments: ServeArguments, settings: Settings) -> ServeReques
         transfer=_transfer_options(settings),
         api_key=flags.api_key,
         repository_override=settings.repository_override or "",
+        verify_checksums=OwnFlag.VERIFY in arguments.flags,
+        prefetch=settings.prefetch,
     )
 
 

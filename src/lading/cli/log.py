@@ -24,6 +24,7 @@ from lading.events import (
     EngineOutput,
     Event,
     Note,
+    OthersProgress,
     PhaseChanged,
     RetryScheduled,
     TransferFinished,
@@ -60,6 +61,7 @@ class EventLog:
         self._clock = clock
         self._lock = threading.RLock()
         self._progress: _Progress | None = None
+        self._watched: int | None = None
 
     def __call__(self, event: Event) -> None:
         """Report ``event``; this is the reporter that the rest of Lading is given."""
@@ -78,10 +80,13 @@ class EventLog:
                     self._write("DEBUG", f"{path}: {how}, {format_bytes(size_bytes)}")
                 case TransferStarted() | BytesFetched() | TransferFinished():
                     self._on_transfer(event)
+                case OthersProgress(total_bytes, present_bytes):
+                    self._on_others(total_bytes, present_bytes)
 
     def _on_transfer(self, event: TransferStarted | BytesFetched | TransferFinished) -> None:
         match event:
             case TransferStarted(files, total_bytes, present_bytes):
+                self.close()
                 self._write(
                     "INFO",
                     f"{files} files, {format_bytes(total_bytes)}: {format_bytes(present_bytes)} are here, "
@@ -95,17 +100,25 @@ class EventLog:
                 rate = f" ({format_bytes(fetched_bytes / seconds)}/s)" if fetched_bytes and seconds > 0 else ""
                 self._write("INFO", f"{format_bytes(fetched_bytes)} fetched in {format_seconds(seconds)}{rate}")
 
+    def _on_others(self, total_bytes: int, present_bytes: int) -> None:
+        if self._watched is None:
+            self._progress = self._new_progress(max(1, total_bytes - present_bytes), "another process fetched")
+        elif self._progress:
+            self._progress.advance(present_bytes - self._watched)
+        self._watched = present_bytes
+
     def close(self) -> None:
         """End a bar that is still drawn, so that what follows starts on a line of its own."""
         with self._lock:
             if self._progress:
                 self._progress.close()
                 self._progress = None
+            self._watched = None
 
-    def _new_progress(self, total_bytes: int) -> _Progress:
+    def _new_progress(self, total_bytes: int, verb: str = "fetched") -> _Progress:
         if self._stream.isatty() and not self._jsonl:
             return _Bar(total_bytes, self._stream)
-        return _Lines(total_bytes, self._clock, lambda text: self._write("INFO", text))
+        return _Lines(total_bytes, self._clock, lambda text: self._write("INFO", f"{verb} {text}"))
 
     def _write(self, level: str, text: str, source: str = "lading") -> None:
         if LOG_LEVELS.index(level) < self._level:
@@ -176,7 +189,7 @@ class _Lines(_Progress):
         left = (self._total_bytes - self._done) / rate if rate > 0 else 0
         share = self._done / self._total_bytes
         self._write(
-            f"fetched {format_bytes(self._done)} of {format_bytes(self._total_bytes)} ({share:.0%}), "
+            f"{format_bytes(self._done)} of {format_bytes(self._total_bytes)} ({share:.0%}), "
             f"{format_bytes(rate)}/s, {format_seconds(left)} left"
         )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lading.events import (
     BytesFetched,
     Event,
+    OthersProgress,
     Phase,
     PhaseChanged,
     RetryScheduled,
@@ -79,6 +80,7 @@ class ServiceStatus:
         self._since = clock()
         self._seconds: dict[Phase, float] = {}
         self._meter: TransferMeter | None = None
+        self._watched: int | None = None  # bytes that another process had fetched when it was last looked at
         self._downloaded_bytes = 0
         self._cache_hit_bytes = 0
         self._retries = 0
@@ -128,6 +130,13 @@ class ServiceStatus:
             case TransferStarted(total_bytes=total_bytes, present_bytes=present_bytes):
                 self._meter = TransferMeter(total_bytes, present_bytes, now)
                 self._cache_hit_bytes += present_bytes
+                self._watched = None
+            case OthersProgress(total_bytes=total_bytes, present_bytes=present_bytes):
+                if self._watched is None:
+                    self._meter = TransferMeter(total_bytes, present_bytes, now)
+                elif self._meter:
+                    self._meter.add(present_bytes - self._watched, now)
+                self._watched = present_bytes
             case TransferFinished() if self._meter:
                 self._meter.finish()
             case RetryScheduled():
