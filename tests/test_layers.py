@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("lading", "lading.digest", "lading.errors", "lading.events", "lading.secret", "lading.settings", "lading.units", "lading.uri"),
+    ("lading", "lading.digest", "lading.errors", "lading.events", "lading.secret", "lading.settings", "lading.settings_readers", "lading.settings_table", "lading.units", "lading.uri"),
     ("lading.model", "lading.hardware.inventory", "lading.supervisor.state", "lading.demo"),
     ("lading.profiles",),
     ("lading.plan",),

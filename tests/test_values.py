@@ -15,7 +15,8 @@ from lading import errors
 from lading.digest import Digest, new_hasher
 from lading.errors import LadingError, Stopped, UsageError
 from lading.secret import Secret
-from lading.settings import SETTINGS, Settings, field_names
+from lading.settings import Settings, field_names
+from lading.settings_table import SETTINGS
 from lading.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
 

@@ -104,6 +104,13 @@ def test_debug_reaches_the_engine():
     assert "VLLM_LOGGING_LEVEL" not in BACKEND.command(launch(), {"NIM_LOG_LEVEL": "ERROR"}).environ
 
 
+def test_the_engines_own_sockets_lie_beside_ours_where_their_names_fit():
+    assert BACKEND.command(launch(), {}).environ["VLLM_RPC_BASE_PATH"] == "/run"
+    deep = Endpoint(socket_path=Path("/run", "x" * 70, "engine.sock"))
+    assert "VLLM_RPC_BASE_PATH" not in BACKEND.command(launch(endpoint=deep), {}).environ
+    assert "VLLM_RPC_BASE_PATH" not in BACKEND.command(launch(endpoint=Endpoint(port=8001)), {}).environ
+
+
 def test_a_users_own_offline_setting_is_kept():
     assert BACKEND.command(launch(), {"HF_HUB_OFFLINE": "0"}).environ["HF_HUB_OFFLINE"] == "0"
 

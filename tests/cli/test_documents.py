@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tools.generate_docs import documents
 
-from lading.settings import SETTINGS
+from lading.settings_table import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = documents()

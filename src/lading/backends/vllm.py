@@ -54,6 +54,7 @@ OWNED = ("--model", "--host", "--port", "--uds", "--served-model-name")
 _OTHER_WAYS = ("--model-impl", "--hf-overrides", "--trust-remote-code")
 _SOCKET_SINCE = (0, 11)
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes
+_SOCKET_NAME = len("/00000000-0000-0000-0000-000000000000")  # of its own sockets
 T = TypeVar("T")
 
 
@@ -73,7 +74,7 @@ class VllmBackend:
         tokens = (token for argument in arguments for token in argument.tokens)
         return Command(
             argv=(*launch.installation.argv, "serve", str(launch.directory), *tokens),
-            environ=_environment(launch.installation, environ),
+            environ=_environment(launch, environ),
             arguments=tuple(arguments),
         )
 
@@ -169,8 +170,12 @@ def _is_given(user_tokens: Sequence[str], flag: str) -> bool:
     return flag not in OWNED and last_values(user_tokens, FLAGS, flag) is not None
 
 
-def _environment(installation: Installation, environ: Mapping[str, str]) -> dict[str, str]:
-    """What the engine inherits: no credential of a source, no setting of ours; offline, since it gets a directory."""
+def _environment(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
+    """What the engine inherits: no credential of a source, no setting of ours; offline, since it gets a directory.
+
+    Its own sockets, which it leaves behind, go where the one for us is.
+    """
+    installation, socket_path = launch.installation, launch.endpoint.socket_path
     kept = {name: value for name, value in environ.items() if not _is_withheld(name)}
     defaults = {
         "HF_HUB_OFFLINE": "1",
@@ -178,6 +183,8 @@ def _environment(installation: Installation, environ: Mapping[str, str]) -> dict
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
+    if socket_path and len(str(socket_path.parent)) + _SOCKET_NAME < _MAX_SOCKET_PATH:
+        defaults["VLLM_RPC_BASE_PATH"] = str(socket_path.parent)
     if environ.get("NIM_LOG_LEVEL", "").upper() == "DEBUG":  # at other levels its lines are filtered, its phases needed
         defaults["VLLM_LOGGING_LEVEL"] = "DEBUG"
     joined = {**defaults, **kept, **installation.environ}

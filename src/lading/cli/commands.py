@@ -24,7 +24,8 @@ from lading.errors import UsageError
 from lading.events import Report
 from lading.plan import Globs
 from lading.profiles.fit import Wish
-from lading.settings import DEFAULT_CACHE_PATH, Settings
+from lading.settings import Settings
+from lading.settings_table import DEFAULT_CACHE_PATH
 from lading.uri import ModelUri, Scheme
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from lading.events import (
     TransferFinished,
     TransferStarted,
 )
-from lading.settings import LOG_LEVELS
+from lading.settings_readers import LOG_LEVELS
 from lading.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:

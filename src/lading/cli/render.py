@@ -172,7 +172,7 @@ def render_engines(environments: Sequence[EngineEnvironment], installations: Seq
 
 def render_settings() -> str:
     """The settings table as Markdown; ``docs/reference/settings.md`` holds the same."""
-    from lading.settings import SETTINGS
+    from lading.settings_table import SETTINGS
 
     lines = ["| variable | accepts | default | meaning |", "|---|---|---|---|"]
     for setting in SETTINGS:

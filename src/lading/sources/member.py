@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lading.events import Report
-from lading.settings import DEFAULT_CACHE_PATH, Settings
+from lading.settings import Settings
+from lading.settings_table import DEFAULT_CACHE_PATH
 from lading.sources.http import HttpClient, Network
 from lading.sources.interface import Source
 from lading.sources.proxy import Proxies

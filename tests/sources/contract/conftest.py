@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lading.cache.root import CacheRoot, open_cache
-from lading.settings import SETTINGS
+from lading.settings_table import SETTINGS
 from tests.sources.contract.models import FILES
 from tests.sources.contract.stand import ServedStand, Stand
 from tests.sources.contract.stands import SERVED, STANDS, standing

@@ -1,0 +1,90 @@
+"""How the values of settings are read from text. Each raises ValueError for what it cannot read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lading.units import parse_bytes
+
+ADDRESSING_STYLES = ("auto", "virtual", "path")
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def boolean(text: str) -> bool:
+    """True or False, in any of the usual spellings."""
+    match text.strip().lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+    raise ValueError(text)
+
+
+def port(text: str) -> int:
+    """A TCP port; 0 for any free one."""
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise ValueError(text)
+    return port
+
+
+def seconds(text: str) -> float:
+    """A time, 0 or more."""
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
+
+
+def count(text: str) -> int:
+    """A number, 1 or more."""
+    count = int(text)
+    if count < 1:
+        raise ValueError(text)
+    return count
+
+
+def size(text: str) -> int:
+    """A number of bytes, 1 or more."""
+    size_bytes = parse_bytes(text)
+    if size_bytes < 1:
+        raise ValueError(text)
+    return size_bytes
+
+
+def rate(text: str) -> int:
+    """Bytes per second, 1 or more."""
+    return size(text.strip().removesuffix("/s"))
+
+
+def log_level(text: str) -> str:
+    """The name of a level of :mod:`logging`."""
+    level = text.strip().upper()
+    if level not in LOG_LEVELS:
+        raise ValueError(text)
+    return level
+
+
+def addressing_style(text: str) -> str:
+    """Where S3 URLs have the bucket."""
+    style = text.strip().lower()
+    if style not in ADDRESSING_STYLES:
+        raise ValueError(text)
+    return style
+
+
+def url(text: str) -> str:
+    """An http or https URL, without a slash at its end."""
+    if not text.startswith(("http://", "https://")):
+        raise ValueError(text)
+    return text.rstrip("/")
+
+
+def emulator(text: str) -> str:
+    """The same, where the scheme may be left out."""
+    return url(text if "://" in text else f"http://{text}")
+
+
+def path(text: str) -> Path:
+    """A path, made absolute; ``~`` is the home directory."""
+    return Path(text).expanduser().absolute()
