@@ -45,10 +45,10 @@ class Scheme(StrEnum):
 
 FORMS = {
     Scheme.HF: "hf://{org}/{model}[:{revision}][?file={path}]",
-    Scheme.NGC: "ngc://{org}/{team}/{model}:{version}[?file={path}]",
+    Scheme.NGC: "ngc://{org}/[{team}/]{model}:{version}[?file={path}]",
     Scheme.MODELSCOPE: "modelscope://{org}/{model}[:{revision}][?file={path}]",
-    Scheme.S3: "s3://{bucket}/{prefix}[?file={path}]",
-    Scheme.GS: "gs://{bucket}/{prefix}[?file={path}]",
+    Scheme.S3: "s3://{bucket}[/{prefix}][?file={path}]",
+    Scheme.GS: "gs://{bucket}[/{prefix}][?file={path}]",
     Scheme.AZ: "az://{account}/{container}/{prefix}[?file={path}]",
     Scheme.HTTP: "http://{host}[:{port}]/{path}[?file={path}]",
     Scheme.HTTPS: "https://{host}[:{port}]/{path}[?file={path}]",
