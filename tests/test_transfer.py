@@ -725,6 +725,14 @@ def test_a_download_takes_no_more_than_it_may(source: MemorySource, cache: Cache
     assert now[0] == pytest.approx(10.0)
 
 
+def test_a_short_download_has_work_for_every_connection(source: MemorySource, cache: CacheRoot) -> None:
+    source.add("model.safetensors", pattern(4 << 20))
+    fetch(source, cache, replace(OPTIONS, connections=4, part_bytes=8 << 20))
+    assert sorted((each.start, each.end) for each in source.requests) == [
+        (start, start + (1 << 20)) for start in range(0, 4 << 20, 1 << 20)
+    ]
+
+
 def test_connections_are_added_while_they_bring_more(source: MemorySource, cache: CacheRoot) -> None:
     """Each read takes a while, whatever the number of connections, as on a long line."""
     source.delay_seconds, source.read_bytes = 0.004, PART

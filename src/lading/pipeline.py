@@ -35,6 +35,8 @@ Verified = Callable[[FileEntry, Digest], None]
 _POLL_SECONDS = 0.1  # how soon a cancellation is seen
 _GRACE_SECONDS = 0.3  # how long threads that are told to end may take before they are left behind
 _BUFFERED_BYTES = 96 * MIB  # of part buffers at most, where that leaves each connection one and the hasher another
+_LEAST_PART_BYTES = 1 * MIB
+_PARTS_PER_CONNECTION = 4
 _FIRST_READ_BYTES = 64 << 10
 _LEAST_READ_BYTES = 4 << 10
 _SLOW_READ_SECONDS = 0.2  # a read that takes longer is asked for less next time, so that stopping stays quick
@@ -91,6 +93,8 @@ class Pipeline:
         self._options = options
         self._partials: list[PartialFile] = []
         self._to_commit: queue.SimpleQueue[tuple[Attempt, Digest] | None] = queue.SimpleQueue()
+        files = list(files)
+        self._part_bytes = _part_bytes(sum(file.size_bytes for file, _ in files), options)
         attempts = [self._attempt(file, path, tries_left=1) for file, path in files]
         self._climb = Climb(options.connections, options.most_connections or options.connections)
         self._throttle = Throttle(options.max_bytes_per_second, options.clock)
@@ -127,11 +131,11 @@ class Pipeline:
     def _attempt(self, file: FileEntry, path: Path, *, tries_left: int) -> Attempt:
         partial = PartialFile(path, file)
         self._partials.append(partial)
-        return Attempt.ranged(file, partial, self._options.part_bytes, tries_left=tries_left)
+        return Attempt.ranged(file, partial, self._part_bytes, tries_left=tries_left)
 
     def _buffers(self, attempts: list[Attempt]) -> list[memoryview]:
         longest = max((attempt.file.size_bytes for attempt in attempts), default=0)
-        size_bytes = max(_LEAST_READ_BYTES, min(self._options.part_bytes, longest))
+        size_bytes = max(_LEAST_READ_BYTES, min(self._part_bytes, longest))
         most = self._most_connections
         count = max(most + 1, min(2 * most, _BUFFERED_BYTES // size_bytes))
         return [memoryview(bytearray(size_bytes)) for _ in range(count)]
@@ -333,6 +337,14 @@ class Pipeline:
         partial.forget_journal()
         verified(file, digest)
         self._report(BlobVerified(file.path, file.size_bytes))
+
+
+def _part_bytes(total_bytes: int, options: TransferOptions) -> int:
+    """The size of a part: as wanted, but small enough for a short download to have work for every connection."""
+    if options.connections == 1:
+        return options.part_bytes
+    share = total_bytes // (_PARTS_PER_CONNECTION * options.connections)
+    return min(options.part_bytes, max(_LEAST_PART_BYTES, share))
 
 
 def _gave_up(part: Part, error: PassingFault, tries: int) -> LadingError:

@@ -47,6 +47,9 @@ def test_list(served: Path) -> None:
     assert total.startswith("1 models in ")
     told = json.loads(run(["cache", "list", "--json"], environment(served)).stdout)
     assert told["blob_bytes"] == told["models"][0]["total_bytes"] == sum(map(len, set(tiny_model().values())))
+    assert {file["path"]: file["size_bytes"] for file in told["models"][0]["files"]} == {
+        path: len(data) for path, data in tiny_model().items()
+    }
     assert (told["models"][0]["is_complete"], told["models"][0]["uses"], told["unneeded_bytes"]) == (True, [], 0)
 
 

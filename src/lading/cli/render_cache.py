@@ -65,7 +65,10 @@ def _holding(each: Holding) -> dict[str, Any]:
         "total_bytes": entry.total_bytes,
         "present_bytes": each.present_bytes,
         "own_bytes": each.own_bytes,
-        "files": len(entry.manifest.files),
+        "files": [
+            {"path": file.path, "size_bytes": file.size_bytes, "digest": str(file.digest) if file.digest else None}
+            for file in entry.manifest.files
+        ],
         "last_used_at": datetime.fromtimestamp(entry.last_used_at, UTC).isoformat(timespec="seconds"),
         "uses": [{"pid": use.pid, "host": use.host} for use in each.uses],
     }
