@@ -26,6 +26,7 @@ COMMANDS = (
     ("cache", "verify"),
     ("cache", "gc"),
     ("cache", "remove"),
+    ("inventory",),
     ("engine",),
     ("engine", "install"),
 )

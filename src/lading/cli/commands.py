@@ -67,14 +67,16 @@ def serve(tokens: Sequence[str], session: Session) -> int:
     return asyncio.run(run(request, world))
 
 
-def list_model_profiles(model: str | None, *, as_json: bool, refresh: bool, session: Session) -> int:
-    """``lading list-model-profiles [MODEL]``."""
+def list_model_profiles(
+    model: str | None, *, as_json: bool, refresh: bool, session: Session, gpus: str | None = None
+) -> int:
+    """``lading list-model-profiles [MODEL]``: for this machine, or for the one that ``gpus`` describes."""
     from lading.cli.render import render_listing, render_listing_json
     from lading.resolve import Consultation, list_profiles
 
     uri = _model(model, session.settings)
     world = _surroundings(session)
-    machine = world.machine()
+    machine = _described_machine(gpus, session) if gpus else world.machine()
     source = world.source_for(uri, session.report)
     listing = list_profiles(
         uri,
@@ -86,6 +88,17 @@ def list_model_profiles(model: str | None, *, as_json: bool, refresh: bool, sess
     )
     render = render_listing_json if as_json else render_listing
     sys.stdout.write(render(listing, machine.inventory))
+    return 0
+
+
+def inventory(gpus: str | None, *, as_json: bool) -> int:
+    """``lading inventory``: this machine, or the one that ``gpus`` describes."""
+    from lading.cli.render import render_inventory, render_inventory_json
+    from lading.hardware.catalogue import described
+    from lading.hardware.probe import probe
+
+    found = described(gpus) if gpus else probe()
+    sys.stdout.write((render_inventory_json if as_json else render_inventory)(found))
     return 0
 
 
@@ -320,6 +333,17 @@ def _machine(session: Session) -> Machine:
     from lading.resolve import Machine
 
     return Machine(probe(), tuple(_installations(session)))
+
+
+def _described_machine(gpus: str, session: Session) -> Machine:
+    """The machine described, with the engines of this one as if each were the build for it, or one that is assumed."""
+    from lading.hardware.catalogue import described
+    from lading.resolve import DEFAULT_BACKEND, Machine
+
+    found = described(gpus)
+    assumed = Installation(DEFAULT_BACKEND, "of any version", found.device, (), {}, frozenset(), "assumed")
+    engines = [replace(each, device=found.device) for each in _installations(session)] or [assumed]
+    return Machine(found, tuple(engines))
 
 
 def _installations(session: Session) -> list[Installation]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from lading.cli.parser import CACHE, DOCTOR, ENGINE, LIST, SERVE, SETTINGS, command_line
+from lading.cli.parser import CACHE, DOCTOR, ENGINE, INVENTORY, LIST, SERVE, SETTINGS, command_line
 from lading.errors import LadingError, UsageError
 from lading.settings import Settings
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lading.cli.log import EventLog
 
 _ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
-_COMMANDS = (SERVE, LIST, DOCTOR, CACHE, ENGINE, SETTINGS)
+_COMMANDS = (SERVE, LIST, DOCTOR, CACHE, INVENTORY, ENGINE, SETTINGS)
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
 
 
@@ -136,7 +136,11 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
         case "list-model-profiles":
             named = options.model or options.model_flag
             as_json = options.format == "json"
-            return commands.list_model_profiles(named, as_json=as_json, refresh=options.refresh, session=session)
+            return commands.list_model_profiles(
+                named, as_json=as_json, refresh=options.refresh, session=session, gpus=options.gpus
+            )
+        case "inventory":
+            return commands.inventory(options.gpus, as_json=options.json)
         case "doctor":
             return commands.doctor(options.model, as_json=options.format == "json", session=session)
         case "cache":

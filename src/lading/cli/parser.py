@@ -11,7 +11,11 @@ LIST = "list-model-profiles"
 CACHE = "cache"
 DOCTOR = "doctor"
 ENGINE = "engine"
+INVENTORY = "inventory"
 SETTINGS = "settings"
+
+
+_GPUS_HELP = "another machine than this one: 8xH100-80GB, 2xL40S, or a file that `lading inventory --json` wrote"
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -28,6 +32,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_doctor(commands)
     _add_cache(commands)
+    _add_inventory(commands)
     _add_engine(commands)
     commands.add_parser(SETTINGS, help="list every setting that is read from the environment")
     return parser
@@ -56,6 +61,7 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     listing.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as NIM 1.x spells it")
     listing.add_argument("--format", choices=("text", "json"), default="text", help="default: text, as NIM prints it")
     listing.add_argument("--refresh", action="store_true", help="ask the source again even if the model is cached")
+    listing.add_argument("--gpus", metavar="GPUS", help=_GPUS_HELP)
     listing.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
 
 
@@ -68,6 +74,13 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     doctor.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
     doctor.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     doctor.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_inventory(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    inventory = commands.add_parser(INVENTORY, help="show the GPUs and the RAM that a model is fitted to")
+    inventory.add_argument("--gpus", metavar="GPUS", help=_GPUS_HELP)
+    inventory.add_argument("--json", action="store_true", help="print one JSON object, to be given to --gpus later")
+    inventory.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
 
 
 def _add_engine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

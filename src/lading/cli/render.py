@@ -54,6 +54,28 @@ def _system(inventory: Inventory) -> list[str]:
     return lines
 
 
+def render_inventory(inventory: Inventory) -> str:
+    """A machine for people: what listings call the system, with the memory of each GPU."""
+    lines = [
+        f"{gpu.index}  {gpu.name}  {format_bytes(gpu.total_bytes)}, {format_bytes(gpu.free_bytes)} free  "
+        f"compute capability {gpu.compute_capability[0]}.{gpu.compute_capability[1]}"
+        for gpu in inventory.gpus
+    ]
+    if not inventory.gpus:
+        lines.append("no GPUs")
+    if inventory.ram_bytes:
+        ram, free = format_bytes(inventory.ram_bytes), format_bytes(inventory.ram_available_bytes)
+        lines.append(f"RAM  {ram} granted, {free} available, {inventory.cpu_count} cores")
+    if inventory.driver_version:
+        lines.append(f"driver  {inventory.driver_version}")
+    return "\n".join(lines) + "\n"
+
+
+def render_inventory_json(inventory: Inventory) -> str:
+    """A machine for programs; ``--gpus`` reads it."""
+    return json.dumps(inventory.to_json(), indent=2) + "\n"
+
+
 def _group(title: str, plain: Sequence[Fit], lora: Sequence[Fit], device: Device) -> list[str]:
     if not plain and not lora:
         return [f"{title} <None>"]
