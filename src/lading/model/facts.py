@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lading.errors import MalformedModel
-from lading.model.safetensors import DTYPE_BITS, Tensor
+from lading.model.safetensors import Tensor
+from lading.model.weights import WeightTable, weight_table
 
 CONFIG_FILE = "config.json"
 QUANTIZATION_FILE = "hf_quant_config.json"
@@ -41,6 +42,7 @@ _LENGTHS = (
     "seq_len",
 )
 _SCALED_ROPE = {"linear", "dynamic", "yarn", "deepseek_yarn"}
+_ROTARY = ("rope_theta", "rope_scaling", "qk_rope_head_dim", "rotary_dim", "partial_rotary_factor", "rotary_pct")
 _DTYPE_NAMES = {
     "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32", "float64": "fp32",
     "BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp32",
@@ -59,7 +61,8 @@ class ModelFacts:
 
     ``weights_bytes`` are the bytes that the engine will hold, all ranks together. ``kv_is_exact`` is False where the
     attention is not the plain kind, whose cache grows by one key and one value per layer and token: then the KV
-    figure is an upper bound. ``notes`` say in sentences what could not be known.
+    figure is an upper bound. ``notes`` say in sentences what could not be known. ``weights`` says where the weights go
+    when they are split; None where they could not be read. ``rotary_dim`` is 0 without rotary positions.
     """
 
     architecture: str
@@ -80,6 +83,13 @@ class ModelFacts:
     kv_is_exact: bool
     has_remote_code: bool
     notes: tuple[str, ...] = ()
+    weights: WeightTable | None = None
+    rotary_dim: int = 0
+
+    @property
+    def rope_cache_bytes(self) -> int:
+        """The table of rotary positions that every rank keeps, in 16 bit: one row for each position."""
+        return (self.max_model_len or 0) * self.rotary_dim * 2
 
     @property
     def kv_bytes_per_token(self) -> int | None:
@@ -132,6 +142,11 @@ def gather_facts(
     notes = []
     if unread_weights_bytes:
         notes.append("weights are not safetensors: their size in memory is taken from the files")
+    weights = None
+    if tensors:
+        is_tied = bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
+        most_bits = 16 if dtype == "fp32" else 64  # engines hold float32 checkpoints in a 16-bit type unless told
+        weights = weight_table(tensors, most_bits=most_bits, layers=fields["layers"], is_tied=is_tied)
     kv_is_exact = not any(_is_used(text, key) for key in _OTHER_ATTENTION)
     if not kv_is_exact:
         notes.append("attention is not the plain kind: the KV cache figure is an upper bound")
@@ -140,7 +155,7 @@ def gather_facts(
         model_type=model_type,
         precision=_precision(quantization, dtype),
         quantization=quantization.method if quantization else None,
-        weights_bytes=sum(_loaded_bytes(each, dtype) for each in tensors) + unread_weights_bytes,
+        weights_bytes=(weights.total_bytes if weights else 0) + unread_weights_bytes,
         parameters=sum(each.elements for each in tensors),
         max_model_len=_max_model_len(text),
         layers=fields["layers"],
@@ -154,6 +169,8 @@ def gather_facts(
         kv_is_exact=kv_is_exact,
         has_remote_code=bool(config.get("auto_map")),
         notes=tuple(notes),
+        weights=weights,
+        rotary_dim=_rotary_dim(text, _head_dim(fields)),
     )
 
 
@@ -200,6 +217,18 @@ def _kv_heads(text: Mapping[str, Any], fields: Mapping[str, int | None]) -> int 
 def _head_dim(fields: Mapping[str, int | None]) -> int | None:
     hidden, heads = fields["hidden_size"], fields["attention_heads"]
     return fields["head_dim"] or (hidden // heads if hidden and heads else None)
+
+
+def _rotary_dim(text: Mapping[str, Any], head_dim: int | None) -> int:
+    """How many of a head's dimensions are turned by position; 0 for a model without rotary positions."""
+    rope = text.get("rope_parameters")
+    rope = rope if isinstance(rope, dict) else {}
+    if not (rope or any(text.get(key) for key in _ROTARY)):
+        return 0
+    if own := _positive(text, ("qk_rope_head_dim", "rotary_dim")):
+        return own
+    share = text.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
+    return int((head_dim or 0) * share) if isinstance(share, int | float) and 0 < share <= 1 else head_dim or 0
 
 
 def _max_model_len(text: Mapping[str, Any]) -> int | None:
@@ -297,11 +326,3 @@ def _precision(quantization: _Quantization | None, dtype: str) -> str:
     if quantization:
         return quantization.precision
     return "bf16" if dtype == "fp32" else dtype  # engines hold float32 checkpoints in a 16-bit type unless told
-
-
-def _loaded_bytes(tensor: Tensor, dtype: str) -> int:
-    """Bytes of a tensor once loaded: wider floats are cast to the model's type, the rest stays as stored."""
-    bits = DTYPE_BITS[tensor.dtype]
-    if tensor.dtype in ("F32", "F64") and dtype == "fp32":
-        bits = 16
-    return (tensor.elements * bits + 7) // 8

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from lading.hardware.inventory import Device, Inventory
 from lading.model.facts import ModelFacts
+from lading.model.weights import Heads
 from lading.profiles.profile import Profile
 from lading.units import GIB, MIB
 
@@ -96,11 +97,11 @@ def estimate(
     On the CPU all ranks share one memory, so the figure is the machine's, not a rank's.
     """
     length = max_model_len or facts.max_model_len or FALLBACK_LENGTH
-    shares = 1 if device is Device.CPU else profile.ranks
     per_token = facts.kv_bytes_per_token_at(1 if device is Device.CPU else profile.tp) or 0
     per_token = -(-per_token // profile.pp) if device is Device.CUDA else per_token
     terms = [
-        Term("weights", -(-facts.weights_bytes // shares), f"safetensors headers, split over {shares}"),
+        _weights(facts, profile, device),
+        Term("rope_cache", facts.rope_cache_bytes, "rotary positions, on every rank"),
         Term("kv_cache", kv_bytes(per_token, length), f"one request of {length} tokens at {per_token} B"),
         Term("engine_reserve", _reserve_bytes(facts, profile, device, device_bytes), "runtime, activations, graphs"),
     ]
@@ -119,6 +120,19 @@ def kv_pool_bytes(needs: Estimate, inventory: Inventory) -> int:
     wanted = max(_CPU_MIN_POOL_BYTES, _CPU_REQUESTS * needs.kv_bytes)
     pool = max(needs.kv_bytes, min(wanted, int(free * _CPU_POOL_SHARE)))
     return -(-pool // MIB) * MIB
+
+
+def _weights(facts: ModelFacts, profile: Profile, device: Device) -> Term:
+    """The weights of the rank that has most of them; of all ranks together on the CPU."""
+    if device is Device.CPU or profile.ranks == 1:
+        return Term("weights", facts.weights_bytes, "safetensors headers")
+    if facts.weights is None:
+        return Term("weights", -(-facts.weights_bytes // profile.ranks), f"files, split over {profile.ranks}")
+    heads = Heads(facts.attention_heads or 0, facts.kv_heads or 0)
+    stages = facts.weights.rank_bytes(profile.tp, profile.pp, heads)
+    largest = max(stages)
+    where = f", stage {stages.index(largest) + 1} of {profile.pp}" if profile.pp > 1 else ""
+    return Term("weights", largest, f"safetensors headers, each tensor where vLLM puts it{where}")
 
 
 def _reserve_bytes(facts: ModelFacts, profile: Profile, device: Device, device_bytes: int) -> int:
