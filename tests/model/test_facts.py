@@ -20,7 +20,7 @@ def facts_of(name: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "precision", "max_model_len", "kv_bytes_per_token", "is_exact"),
+    ("name", "precision", "max_model_len", "growth_bytes", "is_exact"),
     [
         ("Qwen__Qwen3-8B", "bf16", 40960, 36 * 2 * 8 * 128 * 2, True),
         ("Qwen__Qwen2.5-0.5B", "bf16", 32768, 24 * 2 * 2 * 64 * 2, True),
@@ -29,24 +29,27 @@ def facts_of(name: str):
         ("meta-llama__Llama-3.2-1B-Instruct", "bf16", 131072, 16 * 2 * 8 * 64 * 2, True),
         ("tiiuae__falcon-7b", "bf16", 2048, 32 * 2 * 1 * 64 * 2, True),
         ("Qwen__Qwen3-VL-8B-Instruct", "bf16", 262144, 36 * 2 * 8 * 128 * 2, True),
-        ("openai__gpt-oss-20b", "mxfp4", 131072, 24 * 2 * 8 * 64 * 2, False),
-        ("google__gemma-3-27b-it", "bf16", None, 62 * 2 * 16 * 128 * 2, False),
-        ("deepseek-ai__DeepSeek-V3", "fp8", 163840, 61 * 2 * 128 * 56 * 2, False),
+        ("openai__gpt-oss-20b", "mxfp4", 131072, 12 * 2 * 8 * 64 * 2, True),
+        ("google__gemma-3-27b-it", "bf16", None, 10 * 2 * 16 * 128 * 2, True),
+        ("deepseek-ai__DeepSeek-V3", "fp8", 163840, 61 * (512 + 64) * 2, True),
         ("example-bnb-int8__Llama-3.1-8B-Instruct-bnb-8bit", "int8_bnb", 131072, 32 * 2 * 8 * 128 * 2, True),
-        ("nvidia__Qwen3.6-27B-NVFP4", "mixed", 262144, 64 * 2 * 4 * 256 * 1, False),
-        ("llava-hf__llava-1.5-7b-hf", "fp16", 4096, None, True),
+        ("nvidia__Qwen3.6-27B-NVFP4", "mixed", 262144, 16 * 2 * 4 * 256 * 1, True),
+        ("llava-hf__llava-1.5-7b-hf", "fp16", 4096, None, None),
     ],
 )
-def test_a_published_config_is_understood(name, precision, max_model_len, kv_bytes_per_token, is_exact):
+def test_a_published_config_is_understood(name, precision, max_model_len, growth_bytes, is_exact):
     facts = facts_of(name)
     assert facts.precision == precision
     assert facts.max_model_len == max_model_len
-    assert facts.kv_bytes_per_token == kv_bytes_per_token
-    assert facts.kv_is_exact is is_exact
+    assert (
+        (facts.kv.growth_bytes(), facts.kv.is_exact) == (growth_bytes, is_exact) if facts.kv else growth_bytes is None
+    )
 
 
-def test_an_inexact_cache_figure_says_so():
-    assert any("upper bound" in note for note in facts_of("openai__gpt-oss-20b").notes)
+def test_a_cache_that_is_not_counted_says_so():
+    assert any("not counted" in note for note in facts_of("llava-hf__llava-1.5-7b-hf").notes)
+    bounded = gather_facts(LLAMA | {"sliding_window": 64, "global_head_dim": 32}, ())
+    assert any("is a bound" in note for note in bounded.notes)
 
 
 LLAMA = {
@@ -122,13 +125,13 @@ def test_fields_of_the_wrong_type_count_as_absent(value):
     facts = gather_facts(LLAMA | {"num_hidden_layers": value, "max_position_embeddings": value}, ())
     assert facts.layers is None
     assert facts.max_model_len is None
-    assert facts.kv_bytes_per_token is None
+    assert facts.kv is None
 
 
 @pytest.mark.parametrize(("tp", "share"), [(1, 1), (2, 2), (4, 2)])
 def test_kv_heads_are_split_and_then_repeated(tp, share):
     facts = gather_facts(LLAMA, ())
-    assert facts.kv_bytes_per_token_at(tp) == 2 * 2 * 2 * 16 * 2 // share
+    assert facts.kv.growth_bytes(tp) == 2 * 2 * 2 * 16 * 2 // share
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])

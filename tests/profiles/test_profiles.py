@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from lading.errors import NoRunnableProfile, UsageError
 from lading.hardware.inventory import Device, Gpu, Inventory
+from lading.model.attention import Kind, KvLayout
 from lading.model.facts import ModelFacts
 from lading.profiles.fit import Engine, Verdict, Wish, fit, longest_length
 from lading.profiles.generate import generate_profiles
-from lading.profiles.memory import estimate, kv_bytes, kv_pool_bytes
+from lading.profiles.memory import KvNeed, estimate, kv_pool_bytes
 from lading.profiles.profile import Profile
 from lading.profiles.select import select
 from lading.units import GIB, MIB
@@ -22,7 +23,7 @@ LLAMA_8B = ModelFacts(
     architecture="LlamaForCausalLM", model_type="llama", precision="bf16", quantization=None,
     weights_bytes=16_060_556_376, parameters=8_030_000_000, max_model_len=131_072, layers=32, hidden_size=4096,
     attention_heads=32, kv_heads=8, head_dim=128, vocab_size=128_256, intermediate_size=14_336,
-    kv_dtype_bytes=2, kv_is_exact=True, has_remote_code=False,
+    has_remote_code=False, kv=KvLayout({Kind.FULL: 32}, 0, 8, 256, 2),
 )  # fmt: skip
 TINY = replace(
     LLAMA_8B,
@@ -34,6 +35,7 @@ TINY = replace(
     attention_heads=4,
     hidden_size=256,
     vocab_size=2000,
+    kv=KvLayout({Kind.FULL: 4}, 0, 2, 128, 2),
 )
 
 
@@ -93,10 +95,6 @@ def test_a_size_that_was_asked_for_is_generated_too():
     assert (3, 2) in [(each.tp, each.pp) for each in profiles]
 
 
-def test_kv_of_a_request_is_whole_blocks_and_the_null_block():
-    assert kv_bytes(2048, 17) == 3 * 16 * 2048
-
-
 def test_terms_add_up_and_are_split_over_the_ranks():
     whole = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), Device.CUDA, 80 * GIB, 8192)
     half = estimate(LLAMA_8B, Profile("vllm", "bf16", 2, 1, False, "m"), Device.CUDA, 80 * GIB, 8192)
@@ -135,25 +133,20 @@ def test_low_memory_names_the_longest_length_that_fits():
     assert again.verdict is Verdict.COMPATIBLE
 
 
-@given(st.integers(1, 200), st.integers(1, 200_000))
-def test_the_suggested_length_always_fits_and_one_step_more_is_within_a_margin(room_gib, per_token):
-    needs = estimate(
-        replace(LLAMA_8B, kv_heads=1, head_dim=1, layers=1),
-        Profile("vllm", "bf16", 1, 1, False, "m"),
-        Device.CPU,
-        0,
-        131_072,
-    )
-    needs = replace(needs, kv_bytes_per_token=per_token, terms=tuple(t for t in needs.terms if t.name != "kv_cache"))
-    needs = replace(
-        needs, terms=(*needs.terms, replace(needs.terms[0], name="kv_cache", size_bytes=kv_bytes(per_token, 131_072)))
-    )
+@given(st.integers(1, 200), st.integers(1, 2000), st.sampled_from([0, 1, 3]))
+def test_the_suggested_length_always_fits_and_one_step_more_is_within_a_margin(room_gib, width, sliding):
+    layers = {Kind.FULL: 2} | ({Kind.SLIDING: sliding} if sliding else {})
+    needs = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), Device.CPU, 0, 131_072)
+    need = KvNeed(KvLayout(layers, 4096, 8, width, 2))
+    cache = replace(needs.terms[0], name="kv_cache", size_bytes=need.bytes_at(131_072))
+    needs = replace(needs, kv=need, terms=(*(each for each in needs.terms if each.name != "kv_cache"), cache))
     have = room_gib * GIB
     longest = longest_length(needs, have)
+    assert longest % 256 == 0
     if longest:
-        assert needs.fixed_bytes + kv_bytes(per_token, longest) <= have
+        assert needs.fixed_bytes + need.bytes_at(longest) <= have
     if longest < 131_072 and needs.fixed_bytes < have:
-        assert needs.fixed_bytes + kv_bytes(per_token, longest + 3 * 256) > have
+        assert needs.fixed_bytes + need.bytes_at(longest + 3 * 256) > have
 
 
 def test_weights_beyond_the_memory_are_incompatible():

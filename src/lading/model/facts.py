@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lading.errors import MalformedModel
+from lading.model.attention import KvLayout, kv_layout
 from lading.model.safetensors import Tensor
 from lading.model.weights import WeightTable, weight_table
 
@@ -48,21 +49,16 @@ _DTYPE_NAMES = {
     "BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp32",
 }  # fmt: skip
 _FLOATS = {"BF16", "F16", "F32", "F64"}
-_OTHER_ATTENTION = (
-    "kv_lora_rank", "sliding_window", "sliding_window_pattern", "attention_chunk_size", "ssm_cfg", "state_size",
-    "mamba_d_state", "mamba_d_ssm", "linear_num_value_heads", "hybrid_override_pattern", "layers_block_type",
-    "attn_layer_period", "full_attention_interval", "index_topk",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """A model as far as placing it on a machine needs.
 
-    ``weights_bytes`` are the bytes that the engine will hold, all ranks together. ``kv_is_exact`` is False where the
-    attention is not the plain kind, whose cache grows by one key and one value per layer and token: then the KV
-    figure is an upper bound. ``notes`` say in sentences what could not be known. ``weights`` says where the weights go
-    when they are split; None where they could not be read. ``rotary_dim`` is 0 without rotary positions.
+    ``weights_bytes`` are the bytes that the engine will hold, all ranks together. ``kv`` says what a request takes of
+    the KV cache; None where the config does not tell. ``notes`` say in sentences what could not be known. ``weights``
+    says where the weights go when they are split; None where they could not be read. ``rotary_dim`` is 0 without rotary
+    positions.
     """
 
     architecture: str
@@ -79,9 +75,8 @@ class ModelFacts:
     head_dim: int | None
     vocab_size: int | None
     intermediate_size: int | None
-    kv_dtype_bytes: float
-    kv_is_exact: bool
     has_remote_code: bool
+    kv: KvLayout | None = None
     notes: tuple[str, ...] = ()
     weights: WeightTable | None = None
     rotary_dim: int = 0
@@ -90,17 +85,6 @@ class ModelFacts:
     def rope_cache_bytes(self) -> int:
         """The table of rotary positions that every rank keeps, in 16 bit: one row for each position."""
         return (self.max_model_len or 0) * self.rotary_dim * 2
-
-    @property
-    def kv_bytes_per_token(self) -> int | None:
-        """KV cache bytes that one token takes in all layers of an unsplit model; None when the config does not tell."""
-        return self.kv_bytes_per_token_at(1)
-
-    def kv_bytes_per_token_at(self, tp: int) -> int | None:
-        """KV cache bytes of one token on one of ``tp`` ranks: KV heads are split, and repeated once they run out."""
-        if not (self.layers and self.kv_heads and self.head_dim):
-            return None
-        return int(self.layers * 2 * max(1, -(-self.kv_heads // tp)) * self.head_dim * self.kv_dtype_bytes)
 
 
 def read_json_object(path: str, data: bytes) -> dict[str, Any]:
@@ -147,9 +131,17 @@ def gather_facts(
         is_tied = bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
         most_bits = 16 if dtype == "fp32" else 64  # engines hold float32 checkpoints in a 16-bit type unless told
         weights = weight_table(tensors, most_bits=most_bits, layers=fields["layers"], is_tied=is_tied)
-    kv_is_exact = not any(_is_used(text, key) for key in _OTHER_ATTENTION)
-    if not kv_is_exact:
-        notes.append("attention is not the plain kind: the KV cache figure is an upper bound")
+    kv = kv_layout(
+        text,
+        layers=fields["layers"],
+        heads=_kv_heads(text, fields),
+        head_dim=_head_dim(fields),
+        dtype_bytes=1 if quantization and quantization.kv_is_fp8 else 2,
+    )
+    if kv is None:
+        notes.append("the config does not tell how attention is built: the KV cache is not counted")
+    elif not kv.is_exact:
+        notes.append("attention is of a kind that is not known exactly: the KV cache figure is a bound")
     return ModelFacts(
         architecture=architecture,
         model_type=model_type,
@@ -165,9 +157,8 @@ def gather_facts(
         head_dim=_head_dim(fields),
         vocab_size=fields["vocab_size"],
         intermediate_size=fields["intermediate_size"],
-        kv_dtype_bytes=1 if quantization and quantization.kv_is_fp8 else 2,
-        kv_is_exact=kv_is_exact,
         has_remote_code=bool(config.get("auto_map")),
+        kv=kv,
         notes=tuple(notes),
         weights=weights,
         rotary_dim=_rotary_dim(text, _head_dim(fields)),
@@ -181,11 +172,6 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(nested, dict):
             return {**config, **_text_config(nested)}
     return config
-
-
-def _is_used(text: Mapping[str, Any], key: str) -> bool:
-    """Whether a config's attention kind is in force: Qwen2 names a window that ``use_sliding_window`` turns off."""
-    return bool(text.get(key)) and not (key == "sliding_window" and text.get("use_sliding_window") is False)
 
 
 def _identity(config: Mapping[str, Any]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ Nothing is filtered away: every profile gets its :class:`Fit`, and listings, err
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,7 +13,7 @@ from enum import StrEnum
 
 from lading.hardware.inventory import Device, Inventory
 from lading.model.facts import ModelFacts
-from lading.profiles.memory import FALLBACK_LENGTH, Estimate, estimate, kv_bytes
+from lading.profiles.memory import FALLBACK_LENGTH, Estimate, estimate
 from lading.profiles.profile import Profile
 from lading.units import format_bytes
 
@@ -130,7 +131,7 @@ def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, have: int, 
     longest = longest_length(needs, have)
     floor = min(FLOOR_LENGTH, facts.max_model_len or FALLBACK_LENGTH)
     if longest >= floor:
-        shorter = needs.fixed_bytes + kv_bytes(needs.kv_bytes_per_token, longest)
+        shorter = needs.fixed_bytes + needs.kv.bytes_at(longest)
         return Fit(
             profile,
             Verdict.LOW_MEMORY,
@@ -144,9 +145,9 @@ def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, have: int, 
 
 
 def longest_length(needs: Estimate, have_bytes: int) -> int:
-    """The longest sequence whose cache fits beside everything else, rounded down to the step; 0 when none does."""
+    """The longest sequence whose cache fits beside the rest, with a step to spare, in whole steps; 0 for none."""
     room = have_bytes - needs.fixed_bytes
-    if room <= 0 or not needs.kv_bytes_per_token:
+    if room <= 0 or not needs.kv.bytes_at(1):
         return 0
-    tokens = room // needs.kv_bytes_per_token - LENGTH_STEP  # the margin covers the null block and rounding
-    return max(0, min(tokens, needs.max_model_len) // LENGTH_STEP * LENGTH_STEP)
+    steps = range(1, needs.max_model_len // LENGTH_STEP + 1)
+    return bisect_right(steps, room, key=lambda step: needs.kv.bytes_at((step + 1) * LENGTH_STEP)) * LENGTH_STEP

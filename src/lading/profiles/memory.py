@@ -1,9 +1,8 @@
 """How much memory one rank of a profile needs: a list of named terms in bytes, nothing hidden.
 
-Weights are exact (safetensors headers); the KV cache is the engine's own arithmetic for plain attention and an upper
-bound for other kinds; what the engine needs beside them is a named reserve whose constants stand in :data:`RESERVES`
-with their source. One rank's share is the whole divided by the ranks that split it; the KV heads of a rank never go
-below one.
+Weights are exact (safetensors headers), and so is the KV cache in the engine's own block arithmetic
+(:mod:`lading.model.attention`), a bound where that says so; what the engine needs beside them is a named reserve whose
+constants stand in :data:`RESERVES` with their source. The figures are those of the rank that needs most.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lading.hardware.inventory import Device, Inventory
+from lading.model.attention import KvLayout
 from lading.model.facts import ModelFacts
 from lading.model.weights import Heads
 from lading.profiles.profile import Profile
 from lading.units import GIB, MIB
 
-KV_BLOCK_TOKENS = 16
 FALLBACK_LENGTH = 4096  # where neither the config nor the user names a length
 
 
@@ -42,6 +41,7 @@ RESERVES: dict[Device, Reserve] = {
     Device.CUDA: Reserve(base_bytes=1280 * MIB, rank_bytes=0, sampler_bytes=14.9, sequences=1024),
 }
 _LARGE_GPU_BYTES = 70 * GIB
+_BATCHED_TOKENS = ((160 * GIB, 16_384), (_LARGE_GPU_BYTES, 8192), (0, 2048))
 _SMALL_GPU_SEQUENCES = 256
 _LORA_RANK = 16
 _CPU_REQUESTS = 8
@@ -59,13 +59,29 @@ class Term:
 
 
 @dataclass(frozen=True, slots=True)
+class KvNeed:
+    """What one request takes of the KV cache on the rank that holds most of it."""
+
+    layout: KvLayout | None
+    tp: int = 1
+    pp: int = 1
+    batched_tokens: int = 2048
+
+    def bytes_at(self, tokens: int) -> int:
+        """Bytes of a request of so many tokens; 0 where nothing is known."""
+        if self.layout is None:
+            return 0
+        whole = self.layout.request_bytes(tokens, tp=self.tp, batched_tokens=self.batched_tokens)
+        return -(-whole // self.pp)
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What one rank needs at ``max_model_len``; the KV term is the cache of one request of that length."""
 
     terms: tuple[Term, ...]
     max_model_len: int
-    kv_bytes_per_token: int
-    is_exact: bool
+    kv: KvNeed
 
     @property
     def needed_bytes(self) -> int:
@@ -80,13 +96,12 @@ class Estimate:
     @property
     def kv_bytes(self) -> int:
         """The KV cache of one request of the full length."""
-        return kv_bytes(self.kv_bytes_per_token, self.max_model_len)
+        return self.kv.bytes_at(self.max_model_len)
 
-
-def kv_bytes(bytes_per_token: int, tokens: int) -> int:
-    """KV cache bytes of one request: whole blocks, and the null block that the engine keeps."""
-    blocks = -(-tokens // KV_BLOCK_TOKENS) + 1
-    return blocks * KV_BLOCK_TOKENS * bytes_per_token
+    @property
+    def is_exact(self) -> bool:
+        """Whether the KV cache is known, and not bounded."""
+        return self.kv.layout is not None and self.kv.layout.is_exact
 
 
 def estimate(
@@ -97,17 +112,16 @@ def estimate(
     On the CPU all ranks share one memory, so the figure is the machine's, not a rank's.
     """
     length = max_model_len or facts.max_model_len or FALLBACK_LENGTH
-    per_token = facts.kv_bytes_per_token_at(1 if device is Device.CPU else profile.tp) or 0
-    per_token = -(-per_token // profile.pp) if device is Device.CUDA else per_token
+    kv = KvNeed(facts.kv) if device is Device.CPU else KvNeed(facts.kv, profile.tp, profile.pp, _batched(device_bytes))
     terms = [
         _weights(facts, profile, device),
         Term("rope_cache", facts.rope_cache_bytes, "rotary positions, on every rank"),
-        Term("kv_cache", kv_bytes(per_token, length), f"one request of {length} tokens at {per_token} B"),
+        Term("kv_cache", kv.bytes_at(length), f"one request of {length} tokens, in whole blocks"),
         Term("engine_reserve", _reserve_bytes(facts, profile, device, device_bytes), "runtime, activations, graphs"),
     ]
     if profile.lora:
         terms.append(Term("lora", _lora_bytes(facts), f"one adapter slot of rank {_LORA_RANK}"))
-    return Estimate(tuple(terms), length, per_token, facts.kv_is_exact and per_token > 0)
+    return Estimate(tuple(terms), length, kv)
 
 
 def kv_pool_bytes(needs: Estimate, inventory: Inventory) -> int:
@@ -133,6 +147,11 @@ def _weights(facts: ModelFacts, profile: Profile, device: Device) -> Term:
     largest = max(stages)
     where = f", stage {stages.index(largest) + 1} of {profile.pp}" if profile.pp > 1 else ""
     return Term("weights", largest, f"safetensors headers, each tensor where vLLM puts it{where}")
+
+
+def _batched(device_bytes: int) -> int:
+    """How many tokens vLLM 0.33 computes at once by default (``max_num_batched_tokens`` of its server), by GPU size."""
+    return next(tokens for least_bytes, tokens in _BATCHED_TOKENS if device_bytes >= least_bytes)
 
 
 def _reserve_bytes(facts: ModelFacts, profile: Profile, device: Device, device_bytes: int) -> int:
