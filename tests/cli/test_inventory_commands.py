@@ -48,6 +48,15 @@ def test_profiles_are_listed_for_another_machine_without_an_engine_here(tmp_path
     assert {each["profile_id"] for each in there["profiles"]} == {each["profile_id"] for each in assumed["profiles"]}
 
 
+def test_an_estimate_is_explained_term_by_term(tmp_path: Path) -> None:
+    done = run(["list-model-profiles", "demo", "--gpus", "L4", "--explain"], environment(tmp_path))
+    _, _, explained = done.stdout.partition("\n\n")
+    first = explained.partition("\nvllm-bf16-tp2-pp1:")[0].splitlines()
+    assert first[0].startswith("vllm-bf16-tp1-pp1: compatible: needs ")
+    assert [line.split()[0] for line in first[1:]] == ["weights", "rope_cache", "kv_cache", "engine_reserve", "total"]
+    assert all(line.count("#") + line.count(".") >= 20 for line in first[1:])
+
+
 @pytest.mark.parametrize("command", [["inventory"], ["list-model-profiles", "demo"]])
 def test_a_machine_that_nobody_knows_is_one_clear_error(tmp_path: Path, command: list[str]) -> None:
     done = run([*command, "--gpus", "8xH1000"], environment(tmp_path))

@@ -68,10 +68,16 @@ def serve(tokens: Sequence[str], session: Session) -> int:
 
 
 def list_model_profiles(
-    model: str | None, *, as_json: bool, refresh: bool, session: Session, gpus: str | None = None
+    model: str | None,
+    *,
+    as_json: bool,
+    refresh: bool,
+    session: Session,
+    gpus: str | None = None,
+    explain: bool = False,
 ) -> int:
     """``lading list-model-profiles [MODEL]``: for this machine, or for the one that ``gpus`` describes."""
-    from lading.cli.render import render_listing, render_listing_json
+    from lading.cli.render import render_explanation, render_listing, render_listing_json
     from lading.resolve import Consultation, list_profiles
 
     uri = _model(model, session.settings)
@@ -88,6 +94,8 @@ def list_model_profiles(
     )
     render = render_listing_json if as_json else render_listing
     sys.stdout.write(render(listing, machine.inventory))
+    if explain and not as_json:
+        sys.stdout.write(f"\n{render_explanation(listing)}")
     return 0
 
 

@@ -137,7 +137,12 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             named = options.model or options.model_flag
             as_json = options.format == "json"
             return commands.list_model_profiles(
-                named, as_json=as_json, refresh=options.refresh, session=session, gpus=options.gpus
+                named,
+                as_json=as_json,
+                refresh=options.refresh,
+                session=session,
+                gpus=options.gpus,
+                explain=options.explain,
             )
         case "inventory":
             return commands.inventory(options.gpus, as_json=options.json)

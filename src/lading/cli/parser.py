@@ -61,6 +61,7 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     listing.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as NIM 1.x spells it")
     listing.add_argument("--format", choices=("text", "json"), default="text", help="default: text, as NIM prints it")
     listing.add_argument("--refresh", action="store_true", help="ask the source again even if the model is cached")
+    listing.add_argument("--explain", action="store_true", help="show what each profile's memory goes to, term by term")
     listing.add_argument("--gpus", metavar="GPUS", help=_GPUS_HELP)
     listing.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
 

@@ -25,6 +25,7 @@ _GROUPS = (
     ("Compatible with system but low memory", Verdict.LOW_MEMORY),
     ("Incompatible with system", Verdict.INCOMPATIBLE),
 )
+_BAR_WIDTH = 20
 _SECRET_FLAGS = ("--api-key",)
 _MASK = "***"
 
@@ -99,6 +100,28 @@ def _profile_line(each: Fit, device: Device) -> str:
 def required_gib(each: Fit) -> int:
     """The GiB that a GPU (or the machine) must have for the profile; NIM prints them as GB."""
     return math.ceil(each.needed_bytes / GIB)
+
+
+def render_explanation(listing: Listing) -> str:
+    """Each profile's estimate: its terms, each with a bar of the share that it takes of a GPU's budget, or the RAM's."""
+    return "\n".join("\n".join(_explained(each)) for each in listing.fits) + "\n"
+
+
+def _explained(each: Fit) -> Iterable[str]:
+    yield f"{each.profile.name}: {each.verdict}: {each.reason}"
+    if each.remedy:
+        yield f"  try: {each.remedy}"
+    for term in each.estimate.terms:
+        bar = _bar(term.size_bytes, each.have_bytes)
+        yield f"  {term.name:<15}{format_bytes(term.size_bytes):>10}  {bar}  {term.how}"
+    total, have = each.needed_bytes, each.have_bytes
+    yield f"  {'total':<15}{format_bytes(total):>10}  {_bar(total, have)}  of {format_bytes(have)}"
+
+
+def _bar(size_bytes: int, have_bytes: int) -> str:
+    """So much of a budget, in twentieths; ``>`` at the end where it is more than there is."""
+    filled = round(_BAR_WIDTH * size_bytes / have_bytes) if have_bytes else _BAR_WIDTH + 1
+    return f"{'#' * min(filled, _BAR_WIDTH):.<{_BAR_WIDTH}}{'>' if filled > _BAR_WIDTH else ' '}"
 
 
 def render_listing_json(listing: Listing, inventory: Inventory) -> str:
