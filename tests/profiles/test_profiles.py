@@ -90,6 +90,15 @@ def test_only_sizes_that_the_heads_allow_are_generated(heads, kv_heads, sizes):
     assert [each.tp for each in profiles if not each.lora] == sizes
 
 
+@pytest.mark.parametrize(
+    ("inner", "vocabulary", "sizes"),
+    [(14_336, 128_256, [1, 2, 4, 8]), (12, 128_256, [1, 2, 4]), (14_337, 128_256, [1]), (None, 65, [1, 2, 4, 8])],
+)
+def test_only_sizes_that_all_that_is_split_allows_are_generated(inner, vocabulary, sizes):
+    facts = replace(LLAMA_8B, intermediate_size=inner, vocab_size=vocabulary)
+    assert [each.tp for each in generate_profiles(facts, ["vllm"], "m") if not each.lora] == sizes
+
+
 def test_a_size_that_was_asked_for_is_generated_too():
     profiles = generate_profiles(TINY, ["vllm"], "m", extra_sizes=[(3, 2)])
     assert (3, 2) in [(each.tp, each.pp) for each in profiles]

@@ -103,7 +103,7 @@ def required_gib(each: Fit) -> int:
 
 
 def render_explanation(listing: Listing) -> str:
-    """Each profile's estimate: its terms, each with a bar of the share that it takes of a GPU's budget, or the RAM's."""
+    """Each profile's estimate: its terms, each with a bar of the share of a GPU's budget, or the RAM's."""
     return "\n".join("\n".join(_explained(each)) for each in listing.fits) + "\n"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lading.model.facts import ModelFacts
+from lading.model.weights import VOCABULARY_ROWS
 from lading.profiles.profile import Profile
 
 TENSOR_PARALLEL_SIZES = (1, 2, 4, 8)
@@ -31,8 +32,13 @@ def generate_profiles(
 
 
 def _splits(facts: ModelFacts, tp: int) -> bool:
-    """Whether the attention heads divide by ``tp`` and the KV heads divide or repeat evenly; engines refuse others."""
+    """Whether the engine's layers divide by ``tp``: it refuses other sizes.
+
+    Heads have to, KV heads too or repeat evenly, and what else is split: MLPs, vocabularies once they are padded.
+    """
     heads, kv_heads = facts.attention_heads, facts.kv_heads
     if not heads:
         return tp == 1
-    return heads % tp == 0 and (not kv_heads or kv_heads % tp == 0 or tp % kv_heads == 0)
+    vocabulary = -(-(facts.vocab_size or 0) // VOCABULARY_ROWS) * VOCABULARY_ROWS
+    sizes = (heads, facts.intermediate_size or 0, vocabulary)
+    return all(size % tp == 0 for size in sizes) and (not kv_heads or kv_heads % tp == 0 or tp % kv_heads == 0)
