@@ -53,7 +53,8 @@ def test_an_estimate_is_explained_term_by_term(tmp_path: Path) -> None:
     _, _, explained = done.stdout.partition("\n\n")
     first = explained.partition("\nvllm-bf16-tp2-pp1:")[0].splitlines()
     assert first[0].startswith("vllm-bf16-tp1-pp1: compatible: needs ")
-    assert [line.split()[0] for line in first[1:]] == ["weights", "rope_cache", "kv_cache", "engine_reserve", "total"]
+    names = ["weights", "rope_cache", "kv_cache", "activation", "non_torch", "cuda_graphs", "total"]
+    assert [line.split()[0] for line in first[1:]] == names
     assert all(line.count("#") + line.count(".") >= 20 for line in first[1:])
 
 

@@ -14,7 +14,7 @@ from lading.model.attention import Kind, KvLayout
 from lading.model.facts import ModelFacts
 from lading.profiles.fit import Engine, Verdict, Wish, fit, longest_length
 from lading.profiles.generate import generate_profiles
-from lading.profiles.memory import KvNeed, estimate, kv_pool_bytes
+from lading.profiles.memory import KvNeed, Target, estimate, kv_pool_bytes
 from lading.profiles.profile import Profile
 from lading.profiles.select import select
 from lading.units import GIB, MIB
@@ -50,6 +50,7 @@ def server(count: int, total_bytes: int = int(79.19 * GIB)) -> Inventory:
     return Inventory(gpus=gpus, ram_bytes=512 * GIB, ram_available_bytes=512 * GIB, cpu_count=64)
 
 
+H100 = Target(Device.CUDA, int(79.19 * GIB), "NVIDIA H100 80GB HBM3", "0.33.0")
 CPU_VLLM = Engine("vllm", "0.32.0", Device.CPU, frozenset({"LlamaForCausalLM", "Qwen3ForCausalLM"}))
 GPU_VLLM = Engine("vllm", "0.33.0", Device.CUDA)
 
@@ -105,8 +106,8 @@ def test_a_size_that_was_asked_for_is_generated_too():
 
 
 def test_terms_add_up_and_are_split_over_the_ranks():
-    whole = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), Device.CUDA, 80 * GIB, 8192)
-    half = estimate(LLAMA_8B, Profile("vllm", "bf16", 2, 1, False, "m"), Device.CUDA, 80 * GIB, 8192)
+    whole = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), H100, 8192)
+    half = estimate(LLAMA_8B, Profile("vllm", "bf16", 2, 1, False, "m"), H100, 8192)
     terms = {term.name: term.size_bytes for term in whole.terms}
     assert whole.needed_bytes == sum(terms.values()) == whole.fixed_bytes + whole.kv_bytes
     assert terms["weights"] == LLAMA_8B.weights_bytes
@@ -115,8 +116,8 @@ def test_terms_add_up_and_are_split_over_the_ranks():
 
 
 def test_lora_takes_what_its_slots_take():
-    plain = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), Device.CUDA, 80 * GIB, 8192)
-    lora = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, True, "m"), Device.CUDA, 80 * GIB, 8192)
+    plain = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), H100, 8192)
+    lora = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, True, "m"), H100, 8192)
     assert 60 * MIB < lora.needed_bytes - plain.needed_bytes < 120 * MIB
 
 
@@ -145,7 +146,7 @@ def test_low_memory_names_the_longest_length_that_fits():
 @given(st.integers(1, 200), st.integers(1, 2000), st.sampled_from([0, 1, 3]))
 def test_the_suggested_length_always_fits_and_one_step_more_is_within_a_margin(room_gib, width, sliding):
     layers = {Kind.FULL: 2} | ({Kind.SLIDING: sliding} if sliding else {})
-    needs = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), Device.CPU, 0, 131_072)
+    needs = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), Target(Device.CPU, 0), 131_072)
     need = KvNeed(KvLayout(layers, 4096, 8, width, 2))
     cache = replace(needs.terms[0], name="kv_cache", size_bytes=need.bytes_at(131_072))
     needs = replace(needs, kv=need, terms=(*(each for each in needs.terms if each.name != "kv_cache"), cache))

@@ -32,6 +32,8 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "vocab_size": ("vocab_size", "padded_vocab_size"),
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
 }
+_EXPERTS_PER_TOKEN = ("num_experts_per_tok", "experts_per_token", "moe_topk", "num_experts_per_token", "top_k_experts")
+_EXPERT_SIZES = ("moe_intermediate_size", "expert_intermediate_size", "ffn_expert_hidden_size", "intermediate_size")
 _LENGTHS = (
     "max_position_embeddings",
     "n_positions",
@@ -58,7 +60,7 @@ class ModelFacts:
     ``weights_bytes`` are the bytes that the engine will hold, all ranks together. ``kv`` says what a request takes of
     the KV cache; None where the config does not tell. ``notes`` say in sentences what could not be known. ``weights``
     says where the weights go when they are split; None where they could not be read. ``rotary_dim`` is 0 without rotary
-    positions.
+    positions; ``experts_per_token`` 0 without experts, whose inner size is ``expert_size``.
     """
 
     architecture: str
@@ -80,6 +82,8 @@ class ModelFacts:
     notes: tuple[str, ...] = ()
     weights: WeightTable | None = None
     rotary_dim: int = 0
+    experts_per_token: int = 0
+    expert_size: int = 0
 
     @property
     def rope_cache_bytes(self) -> int:
@@ -162,6 +166,8 @@ def gather_facts(
         notes=tuple(notes),
         weights=weights,
         rotary_dim=_rotary_dim(text, _head_dim(fields)),
+        experts_per_token=_positive(text, _EXPERTS_PER_TOKEN) or 0,
+        expert_size=_positive(text, _EXPERT_SIZES) or 0,
     )
 
 

@@ -13,11 +13,11 @@ from enum import StrEnum
 
 from lading.hardware.inventory import Device, Inventory
 from lading.model.facts import ModelFacts
-from lading.profiles.memory import FALLBACK_LENGTH, Estimate, estimate
+from lading.profiles.memory import FALLBACK_LENGTH, Estimate, Target, estimate
+from lading.profiles.overhead import constants_for
 from lading.profiles.profile import Profile
 from lading.units import format_bytes
 
-GPU_UTILIZATION = 0.92  # vLLM 0.33's default --gpu-memory-utilization
 RAM_UTILIZATION = 0.95
 LENGTH_STEP = 256  # NIM rounds its suggestion down to this
 FLOOR_LENGTH = 2048  # shorter than this is not worth suggesting
@@ -84,14 +84,23 @@ class Fit:
 def fit(profile: Profile, facts: ModelFacts, inventory: Inventory, engines: Iterable[Engine], wish: Wish) -> Fit:
     """How ``profile`` meets the machine. Pure."""
     device = inventory.device
-    device_bytes = min((gpu.total_bytes for gpu in inventory.gpus), default=inventory.ram_bytes)
-    needs = estimate(facts, profile, device, device_bytes, wish.max_model_len)
-    share = (wish.gpu_utilization or GPU_UTILIZATION) if device is Device.CUDA else RAM_UTILIZATION
-    have = int(device_bytes * share)
     engine = next((each for each in engines if each.backend == profile.backend), None)
+    target = _target(inventory, engine)
+    needs = estimate(facts, profile, target, wish.max_model_len)
+    default = constants_for(target.engine_version).utilization
+    have = int(target.total_bytes * (RAM_UTILIZATION if device is Device.CPU else wish.gpu_utilization or default))
     if refusal := _refusal(profile, facts, inventory, engine, wish):
         return Fit(profile, Verdict.INCOMPATIBLE, needs, have, *refusal)
     return _by_memory(profile, facts, needs, have, device)
+
+
+def _target(inventory: Inventory, engine: Engine | None) -> Target:
+    """The smallest GPU, since all ranks need the same; the RAM where there is none."""
+    version = engine.version if engine else ""
+    if inventory.device is Device.CPU:
+        return Target(Device.CPU, inventory.ram_bytes, engine_version=version)
+    smallest = min(inventory.gpus, key=lambda gpu: gpu.total_bytes)
+    return Target(Device.CUDA, smallest.total_bytes, smallest.name, version)
 
 
 def _refusal(

