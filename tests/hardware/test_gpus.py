@@ -34,7 +34,7 @@ def test_gpus_are_listed_as_nim_lists_them(gpus, model):
         "SYSTEM INFO\n- Free GPUs:\n  -  [2330:10de] (0) NVIDIA H100 80GB HBM3 [current utilization: 1%]\n"
         "- Non-free GPUs:\n  -  [2330:10de] (1) NVIDIA H100 80GB HBM3 [current utilization: 50%]\n"
     )
-    assert "(vllm-bf16-tp2-pp1) [requires >=2 GB/gpu]" in done.stdout
+    assert "(vllm-bf16-tp2-pp1) [requires >=3 GB/gpu]" in done.stdout
     assert "needs 4 GPUs, this machine has 2" in done.stdout
 
 
