@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lading.cache.disk import READ_BYTES
+from lading.cache.disk import READ_BYTES, Check
 from lading.cache.partial import PartialFile, Segment
 from lading.cache.store import BlobStore, FileHasher
 from lading.digest import Digest
@@ -100,11 +100,11 @@ class Pipeline:
         self._throttle = Throttle(options.max_bytes_per_second, options.clock)
         self._board = Board(attempts, self._buffers(attempts), self._climb.connections)
 
-    def run(self, cancelled: threading.Event, verified: Verified) -> int:
+    def run(self, check: Check, verified: Verified) -> int:
         """Bring every file into the store; the number of bytes fetched. To be called once.
 
-        Raises TransferCancelled, or the first error of any thread; then partial files and journals are left for another
-        run. Threads that are stuck in a read are left behind, harmless.
+        Raises what ``check`` does, which is called all the time, or the first error of any thread; then partial files
+        and journals are left for another run. Threads that are stuck in a read are left behind, harmless.
         """
         fetching = [functools.partial(self._fetch_parts, number) for number in range(self._most_connections)]
         loops = [*fetching, self._hash_files, lambda: self._keep(verified)]
@@ -113,8 +113,7 @@ class Pipeline:
             thread.start()
         try:
             while not self._board.stop.wait(_POLL_SECONDS):
-                if cancelled.is_set():
-                    self._board.end(TransferCancelled())
+                self._guard(check)
                 self._board.use(self._climb.observe(self._board.fetched_bytes, self._options.clock()))
         finally:
             self._board.end(TransferCancelled())  # counts only where the caller's thread is being unwound
@@ -331,9 +330,9 @@ class Pipeline:
 
     def _commit(self, attempt: Attempt, digest: Digest, verified: Verified) -> None:
         partial, file = attempt.partial, attempt.file
-        partial.finish()
-        self._store.seal(partial.path)
-        self._store.commit(partial.path, digest, file.size_bytes)
+        with partial.finished() as path:
+            self._store.seal(path)
+            self._store.commit(path, digest, file.size_bytes)
         partial.forget_journal()
         verified(file, digest)
         self._report(BlobVerified(file.path, file.size_bytes))

@@ -87,13 +87,16 @@ def transfer(
 
     Holds the model's lock meanwhile; a second caller waits and then finds the files here. The plan is made again under
     the lock, so it may be old. On return the index entry is complete. Raises TransferCancelled within half a second of
-    ``cancelled`` being set, the error of the source, DigestMismatch, NotEnoughDisk, NotWritable, or CacheBusy.
+    ``cancelled`` being set, the error of the source, DigestMismatch, NotEnoughDisk, NotWritable, or CacheBusy,
+    which is also what a holder raises that slept until another took its place.
     """
     options = options or TransferOptions()
+    lock = cache.lock_for(plan.manifest.source)
 
     def check() -> None:
         if cancelled.is_set():
             raise TransferCancelled
+        lock.require_held()
 
     if not cache.is_writable or _is_here(plan.manifest, cache):
         now = survey(plan.manifest, source, cache, skipped=plan.skipped, check=check)
@@ -101,14 +104,14 @@ def transfer(
             return _take_as_it_is(now, cache, report)
         cache.require_writable()
     watch = _Watch(plan.manifest, cache, report, check)
-    with cache.lock_for(plan.manifest.source).acquire(options.lock_wait_seconds, report, watch):
+    with lock.acquire(options.lock_wait_seconds, report, watch):
         _drop_strays(plan.manifest, cache)
         while True:
             now = survey(plan.manifest, source, cache, skipped=plan.skipped, check=check)
             now.check_disk()
             now = _adopt(now, cache, report, check, options.connections)
             now.check_disk()
-            manifest = _fetch(now, source, cache, report, cancelled, options)
+            manifest = _fetch(now, source, cache, report, check, options)
             if _are_here(manifest, cache, report, check):
                 return manifest
 
@@ -158,7 +161,7 @@ def _fetch(
     source: Source,
     cache: CacheRoot,
     report: Report,
-    cancelled: threading.Event,
+    check: Check,
     options: TransferOptions,
 ) -> Manifest:
     """Fetch what the plan says, with the index entry telling how far it came."""
@@ -172,7 +175,10 @@ def _fetch(
         report(Note(f"the source promises no digest for {unnamed} files; the SHA-256 computed here is recorded"))
     files = [(file, _partial_path(cache, plan.manifest, file)) for file in wanted]
     try:
-        fetched_bytes = Pipeline(files, source, cache.store, report, options).run(cancelled, ledger.record_fetched)
+        fetched_bytes = Pipeline(files, source, cache.store, report, options).run(check, ledger.record_fetched)
+        check()
+    except CacheBusy:
+        raise  # another has the lock by now, and writes the entry
     except BaseException:
         with suppress(MachineError):
             ledger.save()

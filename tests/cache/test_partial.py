@@ -22,7 +22,7 @@ from lading.cache.partial import (
     segments,
 )
 from lading.digest import Digest
-from lading.errors import MachineError
+from lading.errors import CacheBusy
 from lading.model.manifest import FileEntry
 from lading.plan import Partial
 from lading.uri import ModelUri
@@ -154,10 +154,10 @@ def test_a_straggler_cannot_open_or_write_a_finished_file(path: Path) -> None:
     """Found by hypothesis: a late opener made an empty file, and that was committed under the right digest."""
     partial = started(path)
     partial.write(memoryview(b"a" * SIZE), 0)
-    partial.finish()
-    partial.open()
-    partial.write(memoryview(b"b" * 10), 0)
-    assert path.read_bytes() == b"a" * SIZE
+    with partial.finished() as aside:
+        partial.open()
+        partial.write(memoryview(b"b" * 10), 0)
+        assert aside.read_bytes() == b"a" * SIZE
     assert partial.read_into(memoryview(bytearray(1)), 0) == 0
 
 
@@ -165,8 +165,17 @@ def test_a_file_whose_name_was_taken_by_another_is_not_finished(path: Path) -> N
     partial = started(path)
     path.unlink()
     path.write_bytes(bytes(SIZE))
-    with pytest.raises(MachineError, match="replaced by another process"):
-        partial.finish()
+    with pytest.raises(CacheBusy, match="replaced by another process"), partial.finished():
+        pass
+    assert path.read_bytes() == bytes(SIZE)
+
+
+def test_a_finished_file_that_is_not_wanted_lies_where_it_was(path: Path) -> None:
+    partial = started(path)
+    with pytest.raises(KeyError), partial.finished():
+        raise KeyError
+    assert path.stat().st_size == SIZE
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_a_file_that_was_sealed_by_a_run_that_ended_can_be_continued(path: Path) -> None:

@@ -8,13 +8,14 @@ complete one, so a refresh that fails takes nothing away.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ class Index:
     def _load(self, path: Path, uri: ModelUri | None, report: Report) -> IndexEntry | None:
         try:
             text = path.read_bytes()
-            entry = IndexEntry.from_json(json.loads(text), last_used_at=path.stat().st_mtime)
+            entry = replace(_parsed(text), last_used_at=path.stat().st_mtime)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, LadingError) as error:
@@ -203,6 +204,12 @@ class Index:
             report(Note(f"{path} speaks of another model ({entry.source}) and is ignored", "WARNING"))
             return None
         return entry
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(text: bytes) -> IndexEntry:
+    """The entry that ``text`` says. One start reads the same file several times, and parsing is what takes long."""
+    return IndexEntry.from_json(json.loads(text))
 
 
 def _write(path: Path, entry: IndexEntry) -> None:

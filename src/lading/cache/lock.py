@@ -131,6 +131,17 @@ class Lock:
             os.close(descriptor)
         self._lease.release()
 
+    def require_held(self) -> None:
+        """Raise CacheBusy where the lease that was ours is another's: this process was suspended for too long.
+
+        Asks the heart, which looks before every beat; without a lease it does nothing. A flock cannot be lost.
+        """
+        if self._lease.lost.is_set():
+            raise CacheBusy(
+                f"{self.path} is held by {self._describe()} now: this process was suspended for too long",
+                remedy="run the same command again: it takes what that process fetched",
+            )
+
     def __enter__(self) -> Lock:
         return self
 
@@ -216,6 +227,7 @@ class _Lease:
         self._seen: tuple[bytes, int] | None = None
         self._seen_at = 0.0
         self._released = threading.Event()
+        self.lost = threading.Event()
         self._heart: threading.Thread | None = None
 
     def try_take(self) -> bool:
@@ -229,6 +241,7 @@ class _Lease:
         with machine_errors(self.path), os.fdopen(descriptor, "wb") as file:
             file.write(self._mine)
         self._released.clear()
+        self.lost.clear()
         self._heart = threading.Thread(target=self._beat, name="lading-lease", daemon=True)
         self._heart.start()
         return True
@@ -240,6 +253,7 @@ class _Lease:
             return
         self._released.set()
         self._heart.join()
+        self.lost.clear()
         with suppress(OSError):
             if self.path.read_bytes() == mine:
                 self.path.unlink()
@@ -251,9 +265,19 @@ class _Lease:
             return None
 
     def _beat(self) -> None:
+        mine = self._mine
         while not self._released.wait(self._timing.heartbeat_seconds):
             with suppress(OSError):
+                if self._text() != mine:
+                    self.lost.set()  # and not touched: its new holder has a heart of its own
+                    return
                 os.utime(self.path)
+
+    def _text(self) -> bytes | None:
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return None
 
     def _watch(self) -> None:
         """Remember how the lease looks; take it away once it has looked so for too long."""

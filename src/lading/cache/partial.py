@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from lading.cache.disk import allocate, machine_errors, write_atomically
+from lading.cache.disk import allocate, fresh_path, machine_errors, write_atomically
 from lading.digest import Digest
-from lading.errors import MachineError
+from lading.errors import CacheBusy
 from lading.model.manifest import FileEntry
 from lading.plan import Partial, is_pinned
 
@@ -188,6 +188,7 @@ class PartialFile:
         with self._lock, machine_errors(self.path):
             if self._descriptor is None:
                 return
+            self._require_ours(self._descriptor)
             while position < len(data):
                 position += os.pwrite(self._descriptor, data[position:], offset + position)
             self._written = add_range(self._written, offset, offset + len(data))
@@ -212,6 +213,7 @@ class PartialFile:
                 return
             if sync or self._identity.digest is None:
                 os.fdatasync(descriptor)
+            self._require_ours(descriptor)
             write_atomically(self._journal_path, json.dumps(Journal(self._identity, written).to_json()).encode())
             self._saved = written
 
@@ -223,31 +225,79 @@ class PartialFile:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def finish(self) -> None:
-        """Close the file when all its bytes are right, to be moved away under :attr:`path`.
+    @contextmanager
+    def finished(self) -> Iterator[Path]:
+        """Close the file, whose bytes are all right; a second name of it, to be moved away. Then the first one goes.
 
-        Raises MachineError when that name means another file by now: somebody else was at work here.
+        A name which nobody else uses: a second holder, who is there when the first one was suspended, may make
+        :attr:`path` anew at any time. Until the block has ended the first name stays, so that a crash costs nothing;
+        where there are no hard links the file is moved to the second and, after an error, back. Raises CacheBusy when
+        the file is another's by now.
         """
+        aside = fresh_path(self.path.parent)
         with self._lock, machine_errors(self.path):
-            is_ours = self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), self.path.lstat())
-        self.close()
-        if not is_ours:
-            raise MachineError(f"{self.path} was replaced by another process while it was fetched")
+            self._require_ours(self._descriptor)
+            is_linked = _link(self.path, aside)
+            if not is_linked:
+                self.path.rename(aside)
+        try:
+            with self._lock, machine_errors(aside):
+                self._require_ours(self._descriptor, aside)
+                mine = aside.lstat()
+            self.close()
+            yield aside
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink() if is_linked else aside.rename(self.path)
+            raise
+        finally:
+            self.close()
+        if is_linked:
+            with machine_errors(self.path), suppress(FileNotFoundError):
+                if os.path.samestat(mine, self.path.lstat()):
+                    self.path.unlink()
 
     def discard(self) -> None:
-        """Close the file and delete it with its journal."""
+        """Close the file and delete it with its journal, unless they are another process's by now."""
+        with self._lock:
+            is_ours = self._descriptor is None or _means(self.path, self._descriptor)
         self.close()
-        with machine_errors(self.path):
-            self._unlink()
+        if is_ours:
+            with machine_errors(self.path):
+                self._unlink()
 
     def forget_journal(self) -> None:
         """Delete the journal of a file whose bytes were moved away."""
         with machine_errors(self._journal_path):
             self._journal_path.unlink(missing_ok=True)
 
+    def _require_ours(self, descriptor: int | None, path: Path | None = None) -> None:
+        if descriptor is None or not _means(path or self.path, descriptor):
+            raise CacheBusy(
+                f"{self.path} was replaced by another process while it was fetched",
+                remedy="run the same command again: it takes what that process fetched",
+            )
+
     def _unlink(self) -> None:
         self._journal_path.unlink(missing_ok=True)  # first: a journal must never vouch for a newer file
         self.path.unlink(missing_ok=True)
+
+
+def _link(path: Path, other: Path) -> bool:
+    """Give a file another name, where the filesystem can."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        return False
+    return True
+
+
+def _means(path: Path, descriptor: int) -> bool:
+    """Whether the name means the open file: a holder of the lock that slept for long finds another's there, or none."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def journal_path(path: Path) -> Path:

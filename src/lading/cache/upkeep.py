@@ -124,7 +124,8 @@ def verify(cache: CacheRoot, model: ModelUri | None = None, report: Report = ign
 
     total_bytes = sum(_size(cache, digest) for digest in digests)
     with ThreadPoolExecutor(os.cpu_count() or 1, "lading-verify") as threads:
-        damaged = [digest for digest, right in zip(digests, threads.map(is_right, digests), strict=True) if not right]
+        wrong = [digest for digest, right in zip(digests, threads.map(is_right, digests), strict=True) if not right]
+    damaged = [digest for digest in wrong if cache.store.mark_of(digest)]  # one that was removed meanwhile is not
     for digest in damaged if cache.is_writable else ():
         cache.store.remove(digest)
     told = {digest: tuple(named.get(digest, ())) for digest in damaged}

@@ -6,6 +6,7 @@ A manifest is a pure value. Paths are checked when an entry is made, so nothing 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ from lading.digest import Digest
 from lading.errors import ContentError, UnsafePath
 from lading.uri import ModelUri
 
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 _MAX_PATH_BYTES = 1024
 _MAX_NAME_BYTES = 255
 
@@ -123,7 +125,7 @@ def check_path(path: str) -> None:
         raise UnsafePath(f"a file name is not Unicode: {path!r}") from None
     if (
         any(part in ("", ".", "..") for part in parts)
-        or any(ord(char) < 32 or ord(char) == 127 or char == "\\" for char in path)
+        or _FORBIDDEN.search(path)
         or len(encoded) > _MAX_PATH_BYTES
         or any(len(part.encode()) > _MAX_NAME_BYTES for part in parts)
     ):

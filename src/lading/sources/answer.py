@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _REDIRECTS = {301, 302, 303, 307, 308}
 _DISCARD_BYTES = 64 << 10
 _Json = TypeVar("_Json", dict[str, object], list[object])
+_ODD_SERVER = "try again; if it stays so, a proxy or mirror on the way serves byte ranges wrongly: go round it"
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(?:(\d{1,19})|\*)", re.ASCII)
 
 
@@ -151,7 +152,9 @@ def read_range(response: Response, start: int, end: int, size_bytes: int) -> Ran
     """
     where = redacted(response.url)
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise SourceProtocolError(f"{where} answers with encoded bytes where the file's own were asked for")
+        raise SourceProtocolError(
+            f"{where} answers with encoded bytes where the file's own were asked for", remedy=_ODD_SERVER
+        )
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     first, last, total = (_count(group) for group in found.groups()) if found else (None, None, None)
     match response.status:
@@ -161,7 +164,9 @@ def read_range(response: Response, start: int, end: int, size_bytes: int) -> Ran
             return RangeBody(response, end - start)
         case 206:
             answered = response.headers.get("Content-Range", "no Content-Range")
-            raise SourceProtocolError(f"{where}: asked for bytes {start}-{end - 1}, answered {answered[:80]!r}")
+            raise SourceProtocolError(
+                f"{where}: asked for bytes {start}-{end - 1}, answered {answered[:80]!r}", remedy=_ODD_SERVER
+            )
         case 200:
             length = _count(response.headers.get("Content-Length"))
             if length is not None and length != size_bytes:
@@ -169,7 +174,7 @@ def read_range(response: Response, start: int, end: int, size_bytes: int) -> Ran
             if start:
                 raise RangeIgnored(f"{where} ignores byte ranges")
             return RangeBody(response, end)
-    raise SourceProtocolError(f"{where} answers a range request with HTTP {response.status}")
+    raise SourceProtocolError(f"{where} answers a range request with HTTP {response.status}", remedy=_ODD_SERVER)
 
 
 def file_bytes(response: Response | Answer) -> int | None:
