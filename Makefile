@@ -44,6 +44,7 @@ lock: $(STAMP)  ## pin exact versions and hashes again, from the ranges in pypro
 	$(BIN)/python -m pip install -q "uv>=0.9"
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header pyproject.toml --group dev --all-extras -o requirements/dev.txt
+	printf 'awscli\nboto3\nhuggingface_hub>=2,<3\ns5cmd\n' | $(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header - -o requirements/bench.txt
 	echo "mitmproxy>=11,<13" | $(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header - -o requirements/mitmproxy.txt
 	echo "olah>=0.5,<0.6" | $(BIN)/uv pip compile -q --upgrade --universal --generate-hashes --python-version 3.11 --no-header - -o requirements/olah.txt
 
