@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lading import pipeline
 from lading.cache.root import open_cache
-from lading.cli.commands import _transfer_options
+from lading.cli.commands import transfer_options
 from lading.cli.log import EventLog
 from lading.digest import Digest
 from lading.model.manifest import Manifest
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     manifest, skipped = choose_files(_listed(source, uri, files))
     assert not skipped, f"peers fetch these too: {skipped}"
     plan = survey(manifest, source, cache)
-    transfer(plan, source, cache, report, cancelled=threading.Event(), options=_transfer_options(settings))
+    transfer(plan, source, cache, report, cancelled=threading.Event(), options=transfer_options(settings))
 
 
 def _listed(source: Source, uri: ModelUri, files: Sequence[str]) -> Manifest:

@@ -34,7 +34,7 @@ Verified = Callable[[FileEntry, Digest], None]
 
 _POLL_SECONDS = 0.1  # how soon a cancellation is seen
 _GRACE_SECONDS = 0.3  # how long threads that are told to end may take before they are left behind
-_BUFFERED_BYTES = 96 * MIB  # of part buffers at most, where that leaves each connection one and the hasher another
+_BUFFERED_BYTES = 64 * MIB  # of part buffers at most, where that leaves each connection one and the hasher another
 _LEAST_PART_BYTES = 1 * MIB
 _PARTS_PER_CONNECTION = 4
 _FIRST_READ_BYTES = 64 << 10

@@ -20,6 +20,13 @@ LIMIT_BYTES = 150_000_000
 SIZE_BYTES = int(os.environ.get("LADING_TEST_LARGE_MIB", "512")) * MIB
 
 
+@pytest.fixture(autouse=True)
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What measures coverage takes memory of its own: the programs here run without it."""
+    for name in [each for each in os.environ if each.startswith("COVERAGE")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def large(tmp_path: Path) -> Iterator[Path]:
     """A file that takes no room, with something in it here and there; copies of it in a cache go with it."""

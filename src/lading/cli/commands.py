@@ -225,7 +225,7 @@ def _serve_request(arguments: ServeArguments, settings: Settings) -> ServeReques
         stop_seconds=settings.stop_seconds,
         refresh=OwnFlag.REFRESH in arguments.flags,
         globs=_globs(settings),
-        transfer=_transfer_options(settings),
+        transfer=transfer_options(settings),
         api_key=flags.api_key,
         repository_override=settings.repository_override or "",
         verify_checksums=OwnFlag.VERIFY in arguments.flags,
@@ -237,7 +237,7 @@ def _globs(settings: Settings) -> Globs:
     return Globs.parse(settings.include, settings.exclude)
 
 
-def _transfer_options(settings: Settings) -> TransferOptions:
+def transfer_options(settings: Settings) -> TransferOptions:
     from lading.transfer import TransferOptions
 
     most = settings.connections or _MOST_CONNECTIONS
