@@ -19,7 +19,7 @@ from typing import Any
 
 from lading.cache.lock import Lock, Timing
 from lading.cache.root import CacheRoot, open_cache
-from lading.cli.commands import _transfer_options
+from lading.cli.commands import transfer_options
 from lading.errors import LadingError
 from lading.events import BlobVerified, Event, Note, RetryScheduled, TransferStarted
 from lading.settings import Settings
@@ -70,7 +70,7 @@ def main(cache_path: str, model: str, options_json: str = "{}") -> int:
     given: dict[str, Any] = json.loads(options_json)
     lease = given.pop("lease", None)
     root, uri, settings = Path(cache_path), ModelUri.parse(model), Settings.from_env(os.environ)
-    options = _transfer_options(settings) if given.pop("default", False) else TransferOptions(**given)
+    options = transfer_options(settings) if given.pop("default", False) else TransferOptions(**given)
     try:
         cache = open_cache(root, default=root, fallback=root, report=report)
         if lease:

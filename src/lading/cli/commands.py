@@ -238,6 +238,7 @@ def _globs(settings: Settings) -> Globs:
 
 
 def transfer_options(settings: Settings) -> TransferOptions:
+    """How ``serve`` fetches: by the settings, and with as many connections as help where they say nothing."""
     from lading.transfer import TransferOptions
 
     most = settings.connections or _MOST_CONNECTIONS
