@@ -150,9 +150,12 @@ def _take_as_it_is(plan: TransferPlan, cache: CacheRoot, report: Report) -> Mani
     report(TransferStarted(len(plan.files), plan.total_bytes, plan.total_bytes))
     _report_reused(plan, report, Step.PRESENT, Step.SHARED)
     report(TransferFinished(0, 0.0))
-    if cache.is_writable and ledger.has_news:
-        with suppress(CacheBusy), cache.lock_for(plan.manifest.source).acquire(0):
+    model, leftovers = plan.manifest.source, cache.partial_directory(plan.manifest.source)
+    if cache.is_writable and (ledger.has_news or leftovers.is_dir()):
+        with suppress(CacheBusy), cache.lock_for(model).acquire(0):
             ledger.save()
+            if cache.index.load_next(model) is None:  # else they are a refresh's, to be continued
+                shutil.rmtree(leftovers, ignore_errors=True)
     return ledger.entry().manifest
 
 
