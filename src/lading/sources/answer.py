@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 
 from lading.errors import SizeMismatch, SourceProtocolError
 from lading.sources.fault import Limits, explain, retry_after_seconds
-from lading.sources.interface import PassingFault, RangeIgnored
+from lading.sources.interface import LIST_AGAIN, PassingFault, RangeIgnored
 from lading.sources.urls import redacted
 from lading.units import format_bytes, format_seconds
 
@@ -144,6 +144,17 @@ def range_header(start: int, end: int) -> dict[str, str]:
     return {"Range": f"bytes={start}-{end - 1}"}
 
 
+def strong_etag(headers: Mapping[str, str]) -> str | None:
+    """The etag of an answer, in its quotes; None where it has none that tells versions apart (RFC 9110, 8.8.3)."""
+    etag = headers.get("ETag", "").strip()
+    return etag if is_strong_etag(etag) else None
+
+
+def is_strong_etag(value: str) -> bool:
+    """Whether this is an etag that tells versions apart and may be sent back: in quotes, not weak, printable ASCII."""
+    return value.startswith('"') and value.isascii() and value.isprintable()
+
+
 def read_range(response: Response, start: int, end: int, size_bytes: int) -> RangeBody:
     """The body of the answer to :func:`range_header`, where the file was listed with ``size_bytes``.
 
@@ -191,6 +202,4 @@ def _count(text: str | None) -> int | None:
 
 
 def _other_size(where: str, size_bytes: int, listed_bytes: int) -> SizeMismatch:
-    return SizeMismatch(
-        f"{where} has {size_bytes} bytes, {listed_bytes} were listed", remedy="list the model's files again (--refresh)"
-    )
+    return SizeMismatch(f"{where} has {size_bytes} bytes, {listed_bytes} were listed", remedy=LIST_AGAIN)

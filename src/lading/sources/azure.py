@@ -35,7 +35,7 @@ from lading.sources.azure_account import Account, Accounts, ConnectionString
 from lading.sources.azure_credentials import EntraTokens
 from lading.sources.azure_wire import Blob, Page, error_code, parse_page, quoted_etag
 from lading.sources.http import HttpClient
-from lading.sources.interface import Access, PathOf, RangeReader, is_empty_range, itself, only_file
+from lading.sources.interface import LIST_AGAIN, Access, PathOf, RangeReader, is_empty_range, itself, only_file
 from lading.sources.member import About, Context
 from lading.sources.urls import redacted
 from lading.uri import ModelUri
@@ -43,7 +43,6 @@ from lading.uri import ModelUri
 MOST_FILES = 200_000
 
 _PAGE_SIZE = 5000
-_AGAIN = "list the model's files again (--refresh)"
 _FORBIDDEN = {
     "AuthorizationPermissionMismatch",
     "AuthorizationResourceTypeMismatch",
@@ -146,7 +145,7 @@ class AzureSource:
             response.raise_if_passing()
             etag = quoted_etag(response.headers.get("ETag")) if response.status in (200, 206) else None
             if response.status in (404, 412) or (file.etag and etag and etag != file.etag):
-                raise ContentError(f"{file.uri} was replaced or deleted after it was listed", remedy=_AGAIN)
+                raise ContentError(f"{file.uri} was replaced or deleted after it was listed", remedy=LIST_AGAIN)
             if response.status not in (200, 206, 416):
                 answer = Answer(response.status, response.headers, response.read_all(), response.url)
                 raise _refusal(answer, account, file.uri)

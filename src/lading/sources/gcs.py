@@ -35,6 +35,7 @@ from lading.sources.gcs_credentials import GoogleCredentials, Places
 from lading.sources.http import HttpClient
 from lading.sources.interface import (
     LARGEST_FILE_BYTES,
+    LIST_AGAIN,
     Access,
     PathOf,
     RangeReader,
@@ -52,7 +53,6 @@ MOST_FILES = 200_000
 
 _FIELDS = "items(name,size,generation,md5Hash,crc32c,contentEncoding),nextPageToken"
 _PAGE_SIZE = 1000
-_AGAIN = "list the model's files again (--refresh)"
 _R = TypeVar("_R", Answer, Response)
 
 
@@ -131,7 +131,7 @@ class GcsSource:
             response.raise_if_passing()
             generation = response.headers.get("X-Goog-Generation", file.etag)
             if response.status in (404, 412) or generation != file.etag:
-                raise ContentError(f"{file.uri} was replaced or deleted after it was listed", remedy=_AGAIN)
+                raise ContentError(f"{file.uri} was replaced or deleted after it was listed", remedy=LIST_AGAIN)
             if response.status not in (200, 206, 416):
                 answer = Answer(response.status, response.headers, response.read_all(), response.url)
                 raise self._refusal(answer, file.uri)

@@ -39,7 +39,15 @@ from lading.secret import Secret
 from lading.sources.answer import Answer, Response
 from lading.sources.http import HttpClient
 from lading.sources.huggingface_cache import COMMIT, HuggingFaceCache, cache_roots
-from lading.sources.interface import LARGEST_FILE_BYTES, Access, RangeReader, nearest, only_file, usable_token
+from lading.sources.interface import (
+    LARGEST_FILE_BYTES,
+    LIST_AGAIN,
+    Access,
+    RangeReader,
+    nearest,
+    only_file,
+    usable_token,
+)
 from lading.sources.links import LinkedFiles
 from lading.sources.member import About, Context
 from lading.sources.quoting import it_says
@@ -243,7 +251,7 @@ class HuggingFaceSource:
                 return RevisionNotFound(message, remedy=self._revisions(model))
             case "EntryNotFound", _:
                 message = f"{name} at {model.effective_revision} has no file {model.file!r}"
-                return FileNotFoundAtSource(message, remedy="list the model's files again (--refresh)")
+                return FileNotFoundAtSource(message, remedy=LIST_AGAIN)
             case code, 401 if code != "RepoNotFound" and self._token:
                 return Unauthorized(
                     f"{self._endpoint} rejects HF_TOKEN{said}",

@@ -21,6 +21,8 @@ from lading.uri import ModelUri
 
 LARGEST_FILE_BYTES = 1 << 62
 
+LIST_AGAIN = "list the model's files again (--refresh)"  # what to do about a file that is no longer as it was listed
+
 
 class PassingFault(SourceUnreachable):
     """A fault that another try may not meet: a broken connection, a time-out, HTTP 408, 429 or 5xx.

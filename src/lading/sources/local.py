@@ -16,13 +16,12 @@ from pathlib import Path
 
 from lading.errors import ContentError, FileNotFoundAtSource, MachineError, MalformedModel, ModelNotFound, SizeMismatch
 from lading.model.manifest import FileEntry, Manifest
-from lading.sources.interface import Access, RangeReader, is_empty_range, only_file
+from lading.sources.interface import LIST_AGAIN, Access, RangeReader, is_empty_range, only_file
 from lading.sources.member import About, Context
 from lading.uri import ModelUri
 
 MOST_FILES = 200_000
 
-_AGAIN = "list the model's files again (--refresh)"
 _DEEPEST = 64
 _Identity = tuple[int, int]
 
@@ -80,7 +79,7 @@ class LocalSource:
         try:
             opened = path.open("rb", buffering=0)
         except FileNotFoundError as error:
-            raise FileNotFoundAtSource(f"{path} is gone", remedy=_AGAIN) from error
+            raise FileNotFoundAtSource(f"{path} is gone", remedy=LIST_AGAIN) from error
         except OSError as error:
             raise _unreadable(path, error) from error
         with opened as data:
@@ -179,9 +178,9 @@ def _check_directory(root: Path) -> None:
 
 def _check_unchanged(path: Path, file: FileEntry, status: os.stat_result) -> None:
     if status.st_size != file.size_bytes:
-        raise SizeMismatch(f"{path} has {status.st_size} bytes, {file.size_bytes} were listed", remedy=_AGAIN)
+        raise SizeMismatch(f"{path} has {status.st_size} bytes, {file.size_bytes} were listed", remedy=LIST_AGAIN)
     if file.etag is not None and file.etag != _etag(status):
-        raise ContentError(f"{path} changed after it was listed", remedy=_AGAIN)
+        raise ContentError(f"{path} changed after it was listed", remedy=LIST_AGAIN)
 
 
 def _unreadable(path: Path, error: OSError) -> MachineError:

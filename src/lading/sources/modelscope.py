@@ -38,7 +38,15 @@ from lading.model.manifest import FileEntry, Manifest
 from lading.secret import Secret
 from lading.sources.answer import Answer, Response, file_bytes, range_header
 from lading.sources.http import HttpClient
-from lading.sources.interface import LARGEST_FILE_BYTES, Access, RangeReader, nearest, only_file, usable_token
+from lading.sources.interface import (
+    LARGEST_FILE_BYTES,
+    LIST_AGAIN,
+    Access,
+    RangeReader,
+    nearest,
+    only_file,
+    usable_token,
+)
 from lading.sources.links import LinkedFiles
 from lading.sources.member import About, Context
 from lading.sources.modelscope_cache import ModelScopeCache, cache_roots
@@ -291,7 +299,7 @@ class ModelScopeSource:
                 )
             case 404 if model.file:
                 message = f"{model.model} has no file {model.file!r} any more"
-                return FileNotFoundAtSource(message, remedy="list the model's files again (--refresh)")
+                return FileNotFoundAtSource(message, remedy=LIST_AGAIN)
             case 404:
                 hidden = "must belong to an account that can see it" if self._token else "has to be set"
                 return ModelNotFound(

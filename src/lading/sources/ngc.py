@@ -38,10 +38,11 @@ from lading.errors import (
 )
 from lading.model.manifest import FileEntry, Manifest
 from lading.secret import Secret
-from lading.sources.answer import Answer, Response, range_header, read_range
+from lading.sources.answer import Answer, Response, is_strong_etag, range_header, read_range, strong_etag
 from lading.sources.http import HttpClient
 from lading.sources.interface import (
     LARGEST_FILE_BYTES,
+    LIST_AGAIN,
     Access,
     PassingFault,
     RangeReader,
@@ -61,7 +62,6 @@ MOST_FILES = 200_000
 PAGE_SIZE = 1000
 CATALOGUE = "https://catalog.ngc.nvidia.com"
 
-_AGAIN = "list the model's files again (--refresh)"
 _LOOKS_AT_ONCE = 8
 _REFUSED_LINK = {400, 401, 403, 404, 410}  # 400 is how S3 answers when the credentials that signed the link expired
 
@@ -142,8 +142,8 @@ class NgcSource:
         with ExitStack() as stack:
             response = self._opened(stack, file.uri, range_header(start, end))
             response.raise_if_passing()
-            if _is_of_storage(file.etag) and _storage_etag(response.headers) not in (None, file.etag):
-                raise ContentError(f"{file.uri} was replaced after it was listed", remedy=_AGAIN)
+            if _is_of_storage(file.etag) and strong_etag(response.headers) not in (None, file.etag):
+                raise ContentError(f"{file.uri} was replaced after it was listed", remedy=LIST_AGAIN)
             yield read_range(response, start, end, file.size_bytes)
 
     def local_copy(self, file: FileEntry) -> Path | None:
@@ -160,7 +160,7 @@ class NgcSource:
             return file
         link = self._links[file.uri] = self._link(file.uri, self._client.fetch)
         answer = self._client.peek(link, headers_after_redirect({}, self._api_url, link))
-        etag = _storage_etag(answer.headers) if answer.status in (200, 206) else None
+        etag = strong_etag(answer.headers) if answer.status in (200, 206) else None
         return replace(file, etag=etag or file.etag)
 
     def _items(self, url: str, model: ModelUri) -> Iterator[object]:
@@ -296,7 +296,7 @@ class NgcSource:
                 )
             case 404 if model.file:
                 message = f"{model.model} has no file {model.file!r}"
-                return FileNotFoundAtSource(message, remedy="list the model's files again (--refresh)")
+                return FileNotFoundAtSource(message, remedy=LIST_AGAIN)
             case 404:
                 return self._not_found(place)
         return self._not_ngc(answer.url, f"it answers HTTP {answer.status}{why}")
@@ -388,15 +388,9 @@ def parse_entry(model: ModelUri, item: object) -> FileEntry:
     return FileEntry(path, size_bytes, model.with_file(path), digest, etag)
 
 
-def _storage_etag(headers: Mapping[str, str]) -> str | None:
-    """The etag of an answer of storage, in its quotes; None where it has none that tells versions apart."""
-    etag = headers.get("ETag", "").strip()
-    return etag if _is_of_storage(etag) else None
-
-
 def _is_of_storage(etag: str | None) -> bool:
     """Whether it is an etag of storage, not the date that NGC lists."""
-    return etag is not None and etag.startswith('"') and etag.isascii() and etag.isprintable()
+    return etag is not None and is_strong_etag(etag)
 
 
 def version_names(listing: Mapping[str, object]) -> list[str]:

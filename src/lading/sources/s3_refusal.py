@@ -14,22 +14,22 @@ from lading.errors import (
     SourceProtocolError,
     Unauthorized,
 )
+from lading.sources.interface import LIST_AGAIN
 from lading.sources.s3_credentials import AwsIdentity
 from lading.sources.s3_wire import Address, Refusal
 from lading.uri import ModelUri
 
 _ABOUT_US = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
-_AGAIN = "list the model's files again (--refresh)"
 
 
 def changed(target: ModelUri) -> ContentError:
     """The error for an object that is not the one that was listed."""
-    return ContentError(f"{target} changed after it was listed", remedy=_AGAIN)
+    return ContentError(f"{target} changed after it was listed", remedy=LIST_AGAIN)
 
 
 def deleted(target: ModelUri) -> ContentError:
     """The error for a version that is no longer kept."""
-    return ContentError(f"the version of {target} that was listed was deleted", remedy=_AGAIN)
+    return ContentError(f"the version of {target} that was listed was deleted", remedy=LIST_AGAIN)
 
 
 def archived(target: ModelUri, said: str) -> SourceError:
@@ -49,7 +49,7 @@ def refused(refusal: Refusal, target: ModelUri, identity: AwsIdentity, address: 
                 f"{where} has no bucket {bucket}", remedy="check its name, and AWS_ENDPOINT_URL where it is not AWS's"
             )
         case "NoSuchKey" | "NoSuchVersion", _:
-            return FileNotFoundAtSource(f"{target} is gone", remedy=_AGAIN)
+            return FileNotFoundAtSource(f"{target} is gone", remedy=LIST_AGAIN)
         case _, 412:
             return changed(target)
         case "InvalidObjectState", _:

@@ -29,9 +29,9 @@ from lading.errors import (
 )
 from lading.model.manifest import FileEntry, Manifest
 from lading.secret import Secret
-from lading.sources.answer import Answer, Response, file_bytes, range_header, read_range
+from lading.sources.answer import Answer, Response, file_bytes, range_header, read_range, strong_etag
 from lading.sources.http import HttpClient
-from lading.sources.interface import Access, RangeReader, is_empty_range, usable_token
+from lading.sources.interface import LIST_AGAIN, Access, RangeReader, is_empty_range, usable_token
 from lading.sources.member import About, Context
 from lading.sources.urls import redacted
 from lading.uri import ModelUri
@@ -39,7 +39,6 @@ from lading.uri import ModelUri
 _IN_PATHS = "/-._~!$&'()*+,;=:@"
 _REPR_DIGEST = re.compile(r"(?:^|,)\s*sha-256=:([A-Za-z0-9+/]{43}=):")
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
-_AGAIN = "list the model's files again (--refresh)"
 
 ABOUT = About(
     title="Files of an HTTP server",
@@ -134,8 +133,7 @@ def _url(file: ModelUri) -> str:
 
 def _version(headers: Mapping[str, str]) -> str | None:
     """What tells this version of a file from others: a strong etag, else the time of change, else nothing."""
-    etag = headers.get("ETag", "").strip()
-    if etag.startswith('"') and etag.isprintable() and etag.isascii():
+    if etag := strong_etag(headers):
         return etag
     return headers.get("Last-Modified", "").strip()[:64] or None
 
@@ -152,7 +150,7 @@ def _digest(headers: Mapping[str, str]) -> Digest | None:
 
 
 def _changed(file: ModelUri) -> ContentError:
-    return ContentError(f"{file} changed after it was listed", remedy=_AGAIN)
+    return ContentError(f"{file} changed after it was listed", remedy=LIST_AGAIN)
 
 
 def _refusal(answer: Answer | Response, file: ModelUri) -> SourceError | ContentError:
