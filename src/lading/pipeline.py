@@ -1,8 +1,8 @@
 """Many files through few buffers: parallel ranges, written where they belong, hashed in order, committed when right.
 
 The engine under :mod:`lading.transfer`; it knows sources, partial files and the store, not plans, locks or the index.
-``connections`` threads fetch parts, one hashes them file by file, one commits blobs and keeps the journals. They meet
-on the :class:`~lading.parts.Board`; an error in any of them ends all and is raised in the caller's.
+``connections`` threads fetch parts and hash them, one more commits blobs and keeps the journals. They meet on the
+:class:`~lading.parts.Board`; an error in any of them ends all and is raised in the caller's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lading.cache.disk import READ_BYTES, Check
-from lading.cache.partial import PartialFile, Segment
+from lading.cache.partial import PartialFile
 from lading.cache.store import BlobStore, FileHasher
 from lading.digest import Digest
 from lading.errors import DigestMismatch, LadingError, MachineError, RateLimited, SizeMismatch, SourceUnreachable
@@ -34,7 +34,7 @@ Verified = Callable[[FileEntry, Digest], None]
 
 _POLL_SECONDS = 0.1  # how soon a cancellation is seen
 _GRACE_SECONDS = 0.3  # how long threads that are told to end may take before they are left behind
-_BUFFERED_BYTES = 64 * MIB  # of part buffers at most, where that leaves each connection one and the hasher another
+_BUFFERED_BYTES = 64 * MIB  # of part buffers at most, where that leaves each connection one and one to spare
 _LEAST_PART_BYTES = 1 * MIB
 _PARTS_PER_CONNECTION = 4
 _FIRST_READ_BYTES = 64 << 10
@@ -99,6 +99,8 @@ class Pipeline:
         self._climb = Climb(options.connections, options.most_connections or options.connections)
         self._throttle = Throttle(options.max_bytes_per_second, options.clock)
         self._board = Board(attempts, self._buffers(attempts), self._climb.connections)
+        if not attempts:
+            self._to_commit.put(None)
 
     def run(self, check: Check, verified: Verified) -> int:
         """Bring every file into the store; the number of bytes fetched. To be called once.
@@ -107,7 +109,7 @@ class Pipeline:
         and journals are left for another run. Threads that are stuck in a read are left behind, harmless.
         """
         fetching = [functools.partial(self._fetch_parts, number) for number in range(self._most_connections)]
-        loops = [*fetching, self._hash_files, lambda: self._keep(verified)]
+        loops = [*fetching, lambda: self._keep(verified)]
         threads = [threading.Thread(target=self._guard, args=(loop,), name="lading", daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
@@ -130,7 +132,7 @@ class Pipeline:
     def _attempt(self, file: FileEntry, path: Path, *, tries_left: int) -> Attempt:
         partial = PartialFile(path, file)
         self._partials.append(partial)
-        return Attempt.ranged(file, partial, self._part_bytes, tries_left=tries_left)
+        return Attempt.ranged(file, partial, _hasher(file), self._part_bytes, tries_left=tries_left)
 
     def _buffers(self, attempts: list[Attempt]) -> list[memoryview]:
         longest = max((attempt.file.size_bytes for attempt in attempts), default=0)
@@ -173,14 +175,14 @@ class Pipeline:
         for partial in self._partials:
             partial.close()
 
-    # Fetching: one loop per connection.
+    # Fetching and hashing: one loop per connection.
 
     def _fetch_parts(self, number: int) -> None:
         while True:
             part = self._board.claim(number)
             part.attempt.partial.open()
             try:
-                self._fetch(part)
+                self._fetch_or_read(part)
             except RangeIgnored:
                 if part.attempt.is_stream:
                     raise
@@ -188,9 +190,22 @@ class Pipeline:
                 self._fetch_as_stream(part.attempt)
             except Abandoned:
                 self._drop(part)
-            else:
-                if not self._board.put(part):
-                    self._report(BytesFetched(part.attempt.file.path, -part.position))
+
+    def _fetch_or_read(self, part: Part) -> None:
+        """Bring the part, hash what is in turn by then, and judge the file when that was all of it."""
+        attempt = part.attempt
+        if part.segment.on_disk and not self._hash_from_disk(part):
+            self._throw_away(attempt, None)
+            return
+        if not part.segment.on_disk:
+            self._fetch(part)
+        if not self._board.put(part):
+            self._report(BytesFetched(attempt.file.path, -part.position))
+        while ready := self._board.next_in_turn(attempt):
+            ready.hash()
+            self._board.give_back(ready)
+        if self._board.judge(attempt):
+            self._judge(attempt)
 
     def _drop(self, part: Part) -> None:
         self._board.give_back(part)
@@ -199,10 +214,11 @@ class Pipeline:
 
     def _fetch_as_stream(self, attempt: Attempt) -> None:
         """Start the file anew over one connection, writing over what is on disk: its server ignores byte ranges."""
-        successor = Attempt.stream(attempt.file, attempt.partial, tries_left=attempt.tries_left)
+        file = attempt.file
+        successor = Attempt.stream(file, attempt.partial, _hasher(file), tries_left=attempt.tries_left)
         if self._board.replace(attempt, successor):
-            self._report(Note(f"{attempt.file.path}: the server ignores byte ranges; reading it over one connection"))
-            self._report(BytesFetched(attempt.file.path, -attempt.counted_bytes))
+            self._report(Note(f"{file.path}: the server ignores byte ranges; reading it over one connection"))
+            self._report(BytesFetched(file.path, -attempt.counted_bytes))
 
     def _fetch(self, part: Part) -> None:
         failures = 0
@@ -239,10 +255,8 @@ class Pipeline:
         if not data:
             return  # a stream that was broken off is read over up to where it stood
         part.attempt.partial.write(data, part.offset)
-        part.position += len(data)
+        part.advance(data)
         self._report(BytesFetched(part.attempt.file.path, len(data)))
-        if part.attempt.is_stream:
-            self._board.advance(part.attempt, part.position)
 
     def _back_off(self, part: Part, error: PassingFault, failures: int) -> None:
         """Wait before the next try, or raise: what the server asks for, else an exponential delay with full jitter."""
@@ -255,61 +269,38 @@ class Pipeline:
         options.wait(self._board.stop, delay)
         self._board.check(part.attempt)
 
-    # Hashing: one loop.
-
-    def _hash_files(self) -> None:
-        while attempt := self._board.next_to_hash():
-            with suppress(Abandoned):
-                self._judge(attempt, self._hash(attempt))
-        self._to_commit.put(None)
-
-    def _hash(self, attempt: Attempt) -> FileHasher | None:
-        """The hasher that saw the whole file, or None where the disk lost a piece of it."""
-        attempt.partial.open()  # a file without a part to fetch is opened by nobody else
-        hasher = FileHasher(attempt.file.size_bytes, attempt.file.digest)
-        for segment in attempt.segments:
-            if segment.on_disk:
-                if not self._hash_from_disk(hasher, attempt.partial, segment):
-                    return None
-            elif attempt.is_stream:
-                self._hash_stream(hasher, attempt)
-            else:
-                part = self._board.take(attempt, segment)
-                hasher.update(part.view)
-                self._board.give_back(part)
-        return hasher
-
-    def _hash_stream(self, hasher: FileHasher, attempt: Attempt) -> None:
-        position = 0
-        while position < attempt.file.size_bytes:
-            end = self._board.wait_for_stream(attempt, position)
-            self._hash_from_disk(hasher, attempt.partial, Segment(position, end, on_disk=True))
-            position = end
-
-    def _hash_from_disk(self, hasher: FileHasher, partial: PartialFile, segment: Segment) -> bool:
-        view, position = memoryview(bytearray(min(READ_BYTES, segment.size_bytes))), segment.start
-        while position < segment.end:
-            self._board.check()
-            count = partial.read_into(view[: segment.end - position], position)
+    def _hash_from_disk(self, part: Part) -> bool:
+        """Hash a segment that an earlier run left; False where the disk lost a piece of it."""
+        attempt, end = part.attempt, part.segment.end
+        view = memoryview(bytearray(min(READ_BYTES, part.segment.size_bytes)))
+        while attempt.hashed_bytes < end:
+            self._board.check(attempt)
+            count = attempt.partial.read_into(view[: end - attempt.hashed_bytes], attempt.hashed_bytes)
             if not count:
                 return False
-            hasher.update(view[:count])
-            position += count
+            attempt.hasher.update(view[:count])
+            attempt.hashed_bytes += count
         return True
 
-    def _judge(self, attempt: Attempt, hasher: FileHasher | None) -> None:
-        """Pass the file on when its bytes are right; else throw them away, and fetch it again or raise."""
-        if hasher and hasher.keeps_promise:
-            self._to_commit.put((attempt, hasher.sha256))
-            return
+    def _judge(self, attempt: Attempt) -> None:
+        """Pass the file on when its bytes are right; else throw them away."""
+        if attempt.hasher.keeps_promise:
+            self._to_commit.put((attempt, attempt.hasher.sha256))
+            if self._board.finish():
+                self._to_commit.put(None)
+        else:
+            self._throw_away(attempt, attempt.hasher)
+
+    def _throw_away(self, attempt: Attempt, hasher: FileHasher | None) -> None:
+        """Be done with wrong bytes, fetch the file again or raise; no hasher where they could not be read back."""
         file, tries_left = attempt.file, attempt.tries_left if attempt.is_resumed else attempt.tries_left - 1
         attempt.partial.discard()
-        self._report(BytesFetched(file.path, -file.size_bytes))
         if tries_left < 0:
             raise _wrong_bytes(file, hasher)
         origin = "what an earlier run left of it" if attempt.is_resumed else "what the source sent"
         self._report(Note(f"{file.path}: {origin} is not the promised file; fetching it again", "WARNING"))
         self._board.replace(attempt, self._attempt(file, attempt.partial.path, tries_left=tries_left))
+        self._report(BytesFetched(file.path, -attempt.counted_bytes))
 
     # Committing and journals: one loop.
 
@@ -336,6 +327,10 @@ class Pipeline:
         partial.forget_journal()
         verified(file, digest)
         self._report(BlobVerified(file.path, file.size_bytes))
+
+
+def _hasher(file: FileEntry) -> FileHasher:
+    return FileHasher(file.size_bytes, file.digest)
 
 
 def _part_bytes(total_bytes: int, options: TransferOptions) -> int:

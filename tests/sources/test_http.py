@@ -414,7 +414,9 @@ class TestRanges:
                 if not reset:
                     assert body.readinto(buffer) == 1000
                     assert bytes(buffer[:1000]) == DATA[:1000]
-                with pytest.raises(PassingFault, match="the connection broke off"):
+                with pytest.raises(
+                    PassingFault, match="the connection broke off" if reset else "ended 4000 bytes early"
+                ):
                     body.readinto(buffer)
 
     def test_a_body_that_says_no_length_and_ends_early_is_a_passing_fault(self) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin
 
@@ -84,8 +85,10 @@ class Response:
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the start of ``buffer`` with the next bytes as they are on the wire; how many, 0 at the body's end."""
+        from lading.sources.connections import read_body
+
         with self._faults_explained():
-            return self._raw.readinto(buffer[: self._limits.slice_bytes])
+            return read_body(self._raw, buffer[: self._limits.slice_bytes])
 
     def read_all(self) -> bytes:
         """The whole body, decoded where the server encoded it unasked; SourceProtocolError when over the limit."""
@@ -116,7 +119,7 @@ class Response:
 
         try:
             yield
-        except (HTTPError, OSError) as error:
+        except (HTTPError, HTTPException, OSError) as error:
             raise explain(error, self.url, None, self._limits) from error
 
 

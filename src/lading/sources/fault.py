@@ -69,7 +69,7 @@ def retry_delay_seconds(
 
 
 def explain(error: Exception, url: str, proxy: Proxy | None, limits: Limits) -> SourceError:
-    """What went wrong on the way to ``url``, by the type of urllib3's exception."""
+    """What went wrong on the way to ``url``, by the type of the exception: urllib3's, or one from below it."""
     from urllib3 import exceptions as of
 
     host = urlsplit(url).netloc.rpartition("@")[2]
@@ -91,10 +91,12 @@ def explain(error: Exception, url: str, proxy: Proxy | None, limits: Limits) -> 
                 f"check that a firewall lets this machine reach {host}; where only a proxy gets out, set HTTPS_PROXY"
             )
             return PassingFault(f"{host}: {why}", remedy=remedy)
-        case of.ReadTimeoutError():
+        case of.ReadTimeoutError() | TimeoutError():
             return PassingFault(f"{host}: not a byte for {format_seconds(limits.read_seconds)}")
         case of.SSLError():
             return _tls_fault(error.args[0] if error.args else error, host)
+        case ssl.SSLError():
+            return _tls_fault(error, host)
         case of.DecodeError():
             return SourceProtocolError(f"{redacted(url)} answers with a body that cannot be decoded")
     return PassingFault(f"{host}: the connection broke off")
