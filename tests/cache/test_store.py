@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -51,6 +54,22 @@ def test_committing_twice_keeps_the_first(store: BlobStore, tmp_path: Path) -> N
     inode = store.commit(written(tmp_path / "one"), DIGEST, len(DATA)).stat().st_ino
     assert store.commit(written(tmp_path / "two"), DIGEST, len(DATA)).stat().st_ino == inode
     assert not (tmp_path / "two").exists()
+
+
+def test_those_who_commit_one_blob_at_the_same_moment_all_see_the_same_file(store: BlobStore, tmp_path: Path) -> None:
+    writers = 8
+    for number in range(40):
+        data = b"%d" % number
+        digest, start = Digest.of(data), threading.Barrier(writers)
+
+        def commit(path: Path, digest: Digest = digest, size: int = len(data), start: Barrier = start) -> Mark | None:
+            start.wait()
+            store.commit(path, digest, size)
+            return store.mark_of(digest)
+
+        with ThreadPoolExecutor(writers) as pool:
+            paths = [written(tmp_path / f"{number}-{writer}", data) for writer in range(writers)]
+            assert set(pool.map(commit, paths)) == {store.mark_of(digest)}
 
 
 def test_a_blob_of_another_size_is_replaced(store: BlobStore, tmp_path: Path) -> None:

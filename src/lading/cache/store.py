@@ -1,7 +1,7 @@
 """The blob store: verified bytes by SHA-256, each once, in ``blobs/sha256/<ab>/<hex>``.
 
 The store knows digests and nothing else: not models, not file names. A blob appears under its name only after its bytes
-were hashed, synced and sealed (mode 0444), by a rename; so a name that exists is a promise. What can still happen to a
+were hashed, synced and sealed (mode 0444), in one step; so a name that exists is a promise. What can still happen to a
 blob (a bad disk, a careless hand) is noticed by its :class:`Mark`: size, time and inode as they were when it was
 verified. A blob whose mark changed is hashed again before it is trusted.
 """
@@ -133,7 +133,8 @@ class BlobStore:
     def commit(self, path: Path, digest: Digest, size_bytes: int) -> Path:
         """Move a file whose bytes were hashed into the store and return its place; ``path`` is gone afterwards.
 
-        Bytes, then name, reach the device before this returns. A blob that is here with the same size is kept.
+        Bytes, then name, reach the device before this returns. A blob that is here with the same size is kept, also
+        where another process puts it there at the same moment: it may have told its mark already.
         """
         place = self.path_of(digest)
         with machine_errors(place):
@@ -143,7 +144,9 @@ class BlobStore:
             is_first_of_its_directory = not place.parent.is_dir()
             place.parent.mkdir(parents=True, exist_ok=True)
             sync_file(path)
-            path.replace(place)
+            if (place.exists() or not _link(path, place)) and not self.has(digest, size_bytes):
+                path.replace(place)
+            path.unlink(missing_ok=True)
             sync_directory(place.parent)
             if is_first_of_its_directory:
                 sync_directory(place.parent.parent)
