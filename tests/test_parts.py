@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lading.cache.partial import PartialFile, Segment
@@ -36,8 +36,9 @@ def attempt(name: str, data: bytes, on_disk: Sequence[tuple[int, int]] = ()) -> 
     return Attempt(file, PartialFile(NOWHERE, file), FileHasher(len(data), file.digest), whole, tries_left=1)
 
 
-def board(*attempts: Attempt, buffers: int = 8, connections: int = 8) -> Board:
-    return Board(attempts, [memoryview(bytearray(PART)) for _ in range(buffers)], connections)
+def board(*attempts: Attempt, buffers: int = 8, connections: int = 8, run_bytes: int = 0) -> Board:
+    buffered, scratches = ([memoryview(bytearray(PART)) for _ in range(count)] for count in (buffers, connections))
+    return Board(attempts, buffered, scratches, connections, run_bytes)
 
 
 def where(part: Part) -> tuple[str, int]:
@@ -52,8 +53,9 @@ def bring(part: Part, data: bytes) -> None:
         part.attempt.hashed_bytes += len(found)
         return
     while not part.is_fetched:
-        room = part.room(part.position)[:3]
-        room[:] = found[part.position : part.position + len(room)]
+        piece = found[part.position : part.position + 3]
+        room = part.room(part.position)[: len(piece)]
+        room[:] = piece
         part.advance(room)
 
 
@@ -70,6 +72,17 @@ def test_a_thread_that_is_done_goes_on_with_its_file_before_it_opens_another() -
     it.put(part)
     assert it.next_in_turn(part.attempt) is None, "it was hashed as it came"
     assert where(it.claim(0)) == ("a", 4)
+
+
+def test_while_every_thread_has_a_file_one_request_brings_several_parts() -> None:
+    it = board(attempt("a", bytes(20)), attempt("b", bytes(20), on_disk=[(4, 8)]), connections=2, run_bytes=2 * PART)
+    first, second = it.claim(0), it.claim(1)
+    assert (first.segment.start, first.segment.end) == (0, 8)
+    assert (second.segment.start, second.segment.end) == (0, 4), "what follows is on disk"
+    it.use(1)
+    bring(first, bytes(20))
+    it.put(first)
+    assert it.claim(0).segment.end == 16
 
 
 def test_a_part_ahead_of_its_turn_waits_until_the_one_before_is_hashed() -> None:
@@ -132,16 +145,17 @@ def test_one_thread_judges_a_file_once(size: int) -> None:
     assert not it.judge(part.attempt)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     sizes=st.lists(st.integers(0, 60), min_size=1, max_size=6),
     buffers=st.integers(1, 5),
     threads=st.integers(1, 5),
+    run_parts=st.integers(0, 4),
     seed=st.integers(0, 1 << 20),
     data=st.data(),
 )
 def test_all_files_are_hashed_in_order_by_any_threads_with_any_buffers(
-    sizes: list[int], buffers: int, threads: int, seed: int, data: st.DataObject
+    sizes: list[int], buffers: int, threads: int, run_parts: int, seed: int, data: st.DataObject
 ) -> None:
     dice = random.Random(seed)
     contents = {str(number): dice.randbytes(size) for number, size in enumerate(sizes)}
@@ -149,7 +163,7 @@ def test_all_files_are_hashed_in_order_by_any_threads_with_any_buffers(
         attempt(name, content, [tuple(sorted(data.draw(st.tuples(*[st.integers(0, len(content))] * 2))))])
         for name, content in contents.items()
     ]
-    it, judged = board(*attempts, buffers=buffers, connections=threads), []
+    it, judged = board(*attempts, buffers=buffers, connections=threads, run_bytes=run_parts * PART), []
 
     def work(number: int) -> None:
         try:
@@ -171,7 +185,7 @@ def test_all_files_are_hashed_in_order_by_any_threads_with_any_buffers(
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(20)
+        worker.join(10)
     assert not any(worker.is_alive() for worker in workers), "they wait for each other"
     assert sorted(judged, key=id) == sorted(attempts, key=id)
     assert all(each.hasher.keeps_promise for each in attempts)

@@ -69,7 +69,7 @@ def hurried(event: threading.Event, seconds: float) -> bool:
     return event.wait(min(seconds, 0.001))
 
 
-OPTIONS = TransferOptions(connections=3, part_bytes=PART, retries=3, journal_seconds=0.02, wait=hurried)
+OPTIONS = TransferOptions(connections=3, part_bytes=PART, run_bytes=PART, retries=3, journal_seconds=0.02, wait=hurried)
 
 
 def opened(path: Path) -> CacheRoot:
@@ -206,12 +206,23 @@ def test_any_sizes_parts_connections_and_passing_faults_give_the_right_bytes(
 def test_small_files_come_first_and_large_ones_in_parallel_ranges(source: MemorySource, cache: CacheRoot) -> None:
     source.add("a.safetensors", pattern(9 << 20))
     source.add("config.json", b"{}")
-    run = fetch(source, cache, TransferOptions(connections=1))
+    run = fetch(source, cache, TransferOptions(connections=1, run_bytes=1))
     assert [(each.path, each.start, each.end) for each in source.requests] == [
         ("config.json", 0, 2),
         ("a.safetensors", 0, 8 << 20),
         ("a.safetensors", 8 << 20, 9 << 20),
     ]
+    assert_whole(source, cache, run.manifest)
+
+
+def test_where_each_connection_has_a_file_one_request_brings_several_parts(
+    source: MemorySource, cache: CacheRoot
+) -> None:
+    for seed, name in enumerate(("a.safetensors", "b.safetensors")):
+        source.add(name, pattern(7 * PART, seed))
+    run = fetch(source, cache, TransferOptions(connections=2, part_bytes=PART, run_bytes=3 * PART))
+    assert {(each.start, each.end) for each in source.requests} >= {(0, 3 * PART)}
+    assert len(source.requests) < 2 * 7
     assert_whole(source, cache, run.manifest)
 
 
@@ -380,7 +391,7 @@ def test_a_server_without_ranges_that_sends_wrong_bytes_is_asked_once_more(
     source.ignores_ranges = True
     source.add("a.bin", pattern(7 * PART, 1))
     source.fail("a.bin", Fault(times=3, invert=10))
-    run = fetch(source, cache, TransferOptions(connections=1, part_bytes=PART))
+    run = fetch(source, cache, TransferOptions(connections=1, part_bytes=PART, run_bytes=PART))
     assert_whole(source, cache, run.manifest)
     assert run.counted_bytes == 7 * PART
 

@@ -1,26 +1,25 @@
 """The parts of a transfer between its threads: what is to be fetched, what waits for its turn, which buffers are free.
 
 All of it stands on one :class:`Board` behind one lock. A file's bytes are hashed in order, by the threads that fetch
-them: whoever has the part at the file's frontier hashes it as it comes; a part that is fetched ahead of its turn waits
-here in its buffer for the one who brings the frontier to it. So threads are given parts at a frontier first, of files
-that others work on or of new ones, and help with a file that has its thread only when nothing else is left.
+them. Whoever has the part at the file's frontier hashes it as it comes, through the thread's own scratch; a part that
+is fetched ahead of its turn stays in a buffer until somebody brings the frontier to it. So threads are given parts at a
+frontier first, of files that were begun or of new ones, and help with a file that has its thread only when nothing else
+is left. As long as every thread has a file, parts are given out several at a time: one request for all of them.
 
-Why it cannot hang: of a file, the lowest part left is claimed first. So what a waiting part waits for was claimed with
-a buffer of its own, or is on disk and needs none. :meth:`Board.end` wakes everybody.
+Why it cannot hang: of a file, the lowest part left is claimed first, and the one at the frontier needs no buffer. So
+what a part in a buffer waits for is on its way or can be begun. :meth:`Board.end` wakes everybody.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lading.cache.partial import PartialFile, Segment, count_bytes, segments
 from lading.cache.store import FileHasher
 from lading.model.manifest import FileEntry
-
-_NO_BUFFER = memoryview(b"")
 
 
 class Ended(Exception):
@@ -81,22 +80,36 @@ class Attempt:
         """Whether there is nothing left for a thread to begin."""
         return not self._to_fetch and not self._on_disk
 
-    def claim(self, *, at_frontier: bool, may_fetch: bool) -> Segment | None:
-        """The lowest segment that may be begun now; with ``at_frontier``, only one that is hashed as it comes."""
+    def claim_at_frontier(self, most_bytes: int) -> Segment | None:
+        """The segment that is hashed next, if nobody has it; with those after it that are to be fetched, up to a size.
+
+        The first may be longer.
+        """
         if self._on_disk and self._on_disk[0].start == self.hashed_bytes:
             return self._on_disk.popleft()
-        if self._to_fetch and may_fetch and (not at_frontier or self._to_fetch[0].start == self.hashed_bytes):
-            return self._to_fetch.popleft()
-        return None
+        if not self._to_fetch or self._to_fetch[0].start != self.hashed_bytes:
+            return None
+        run = self._to_fetch.popleft()
+        while self._to_fetch and self._to_fetch[0].start == run.end and self._to_fetch[0].end <= run.start + most_bytes:
+            run = Segment(run.start, self._to_fetch.popleft().end, on_disk=False)
+        return run
+
+    def claim_ahead(self) -> Segment | None:
+        """The lowest segment to fetch that nobody has."""
+        return self._to_fetch.popleft() if self._to_fetch else None
 
 
 @dataclass(eq=False, slots=True)
 class Part:
-    """A segment on its way, ``position`` bytes of which are on disk, and the buffer it goes through."""
+    """A segment on its way, ``position`` bytes of which are on disk, and the buffer it goes through.
+
+    The buffer is as long as the segment; but where ``in_turn``, each read goes through the start of it and is hashed.
+    """
 
     attempt: Attempt
     segment: Segment
     buffer: memoryview
+    in_turn: bool
     position: int = 0
 
     @property
@@ -111,19 +124,19 @@ class Part:
 
     def room(self, position: int) -> memoryview:
         """Where to read the bytes that follow the first ``position`` ones of the segment."""
-        return self.buffer if self.attempt.is_stream else self.buffer[position : self.segment.size_bytes]
+        return self.buffer if self.in_turn else self.buffer[position : self.segment.size_bytes]
 
     def advance(self, data: memoryview) -> None:
-        """``data``, read into :meth:`room`, is on disk; hash it, and what of the part came before, if in turn."""
+        """``data``, read into :meth:`room`, is on disk; hash it, and what of the part came before, if it is time."""
         self.position += len(data)
-        if self.attempt.is_stream:
+        if self.in_turn:
             self.attempt.hasher.update(data)
             self.attempt.hashed_bytes += len(data)
         else:
             self.hash()
 
     def hash(self) -> None:
-        """Hash what has come of the part, if all before it was; not for streams, which are longer than a buffer."""
+        """Hash what has come of a part that was claimed ahead of its turn, if all before it was by now."""
         begin = self.attempt.hashed_bytes - self.segment.start
         if 0 <= begin < self.position:
             self.attempt.hasher.update(self.buffer[begin : self.position])
@@ -131,14 +144,27 @@ class Part:
 
 
 class Board:
-    """The meeting point of the threads of one transfer. Every method may be called from any of them."""
+    """The meeting point of the threads of one transfer. Every method may be called from any of them.
 
-    def __init__(self, attempts: Iterable[Attempt], buffers: Iterable[memoryview], connections: int) -> None:
+    ``buffers`` hold a part each; ``scratches``, one for each thread, what is read at once. Of parts that one request
+    brings, there are ``run_bytes`` at most.
+    """
+
+    def __init__(
+        self,
+        attempts: Iterable[Attempt],
+        buffers: Iterable[memoryview],
+        scratches: Sequence[memoryview],
+        connections: int,
+        run_bytes: int,
+    ) -> None:
         self.stop = threading.Event()
         self.error: BaseException | None = None
         self.fetched_bytes = 0
         self._changed = threading.Condition()
         self._free = list(buffers)
+        self._scratches = scratches
+        self._run_bytes = run_bytes
         self._connections = connections
         self._waiting = deque(attempts)  # files that nobody works on
         self._begun: list[Attempt] = []  # others of which something is left to claim
@@ -166,9 +192,9 @@ class Board:
                 self._changed.notify_all()
 
     def claim(self, number: int) -> Part:
-        """A part to fetch, with a buffer for it, or to read from disk, for the thread of this number; waits for one."""
+        """A part to fetch, or to read from disk, for the thread of this number; waits for one."""
         with self._changed:
-            while number >= self._connections or not (part := self._next()):
+            while number >= self._connections or not (part := self._next(self._scratches[number])):
                 self._wait()
             return part
 
@@ -176,8 +202,6 @@ class Board:
         """The part is on disk; False when its attempt was abandoned meanwhile. Then :meth:`next_in_turn` is due."""
         attempt, segment = part.attempt, part.segment
         with self._changed:
-            if not segment.on_disk:
-                self.fetched_bytes += segment.size_bytes
             if attempt.is_abandoned:
                 self._release(part)
                 return False
@@ -188,6 +212,11 @@ class Board:
             else:
                 self._release(part)
             return True
+
+    def count(self, fetched_bytes: int) -> None:
+        """So many more bytes came."""
+        with self._changed:
+            self.fetched_bytes += fetched_bytes
 
     def next_in_turn(self, attempt: Attempt) -> Part | None:
         """The fetched part at the frontier, for the caller to hash and give back; None where there is none, or yet."""
@@ -231,26 +260,35 @@ class Board:
         if self.stop.is_set():
             raise Ended
 
-    def _next(self) -> Part | None:
-        return self._of_begun(at_frontier=True) or self._of_waiting() or self._of_begun(at_frontier=False)
+    def _next(self, scratch: memoryview) -> Part | None:
+        return self._at_frontier(scratch) or self._of_new_file(scratch) or self._ahead()
 
-    def _of_waiting(self) -> Part | None:
-        if not self._waiting or not self._free:
-            return None
-        self._begun.append(self._waiting.popleft())
-        return self._of_begun(at_frontier=True)
-
-    def _of_begun(self, *, at_frontier: bool) -> Part | None:
+    def _at_frontier(self, scratch: memoryview) -> Part | None:
+        has_file_for_each = len(self._begun) + len(self._waiting) >= self._connections
         for attempt in self._begun:
-            segment = attempt.claim(at_frontier=at_frontier, may_fetch=bool(self._free))
-            if segment:
-                if attempt.is_claimed:
-                    self._begun.remove(attempt)
-                return Part(attempt, segment, _NO_BUFFER if segment.on_disk else self._free.pop())
+            if segment := attempt.claim_at_frontier(self._run_bytes if has_file_for_each else 0):
+                return self._claimed(Part(attempt, segment, scratch, in_turn=True))
         return None
 
+    def _of_new_file(self, scratch: memoryview) -> Part | None:
+        if not self._waiting:
+            return None
+        self._begun.append(self._waiting.popleft())
+        return self._at_frontier(scratch)
+
+    def _ahead(self) -> Part | None:
+        for attempt in self._begun if self._free else ():
+            if segment := attempt.claim_ahead():
+                return self._claimed(Part(attempt, segment, self._free.pop(), in_turn=False))
+        return None
+
+    def _claimed(self, part: Part) -> Part:
+        if part.attempt.is_claimed:
+            self._begun.remove(part.attempt)
+        return part
+
     def _release(self, part: Part) -> None:
-        if not part.segment.on_disk:
+        if not part.in_turn:
             self._free.append(part.buffer)
 
     def _wait(self) -> None:

@@ -34,7 +34,7 @@ Verified = Callable[[FileEntry, Digest], None]
 
 _POLL_SECONDS = 0.1  # how soon a cancellation is seen
 _GRACE_SECONDS = 0.3  # how long threads that are told to end may take before they are left behind
-_BUFFERED_BYTES = 64 * MIB  # of part buffers at most, where that leaves each connection one and one to spare
+_BUFFERED_BYTES = 64 * MIB  # of part buffers at most, where that leaves each connection one
 _LEAST_PART_BYTES = 1 * MIB
 _PARTS_PER_CONNECTION = 4
 _FIRST_READ_BYTES = 64 << 10
@@ -56,6 +56,7 @@ class TransferOptions:
     connections: int = 4
     most_connections: int | None = None  # up to how many as long as each brings more; None for no more
     part_bytes: int = 8 * MIB
+    run_bytes: int = 32 * MIB  # of parts for one request: longer ones gain little, and nobody can help with them
     max_bytes_per_second: int | None = None
     retries: int = 8  # tries of one part without a new byte before giving up
     first_delay_seconds: float = 0.5
@@ -98,7 +99,8 @@ class Pipeline:
         attempts = [self._attempt(file, path, tries_left=1) for file, path in files]
         self._climb = Climb(options.connections, options.most_connections or options.connections)
         self._throttle = Throttle(options.max_bytes_per_second, options.clock)
-        self._board = Board(attempts, self._buffers(attempts), self._climb.connections)
+        scratches = [memoryview(bytearray(READ_BYTES)) for _ in range(self._most_connections)]
+        self._board = Board(attempts, self._buffers(attempts), scratches, self._climb.connections, options.run_bytes)
         if not attempts:
             self._to_commit.put(None)
 
@@ -138,7 +140,7 @@ class Pipeline:
         longest = max((attempt.file.size_bytes for attempt in attempts), default=0)
         size_bytes = max(_LEAST_READ_BYTES, min(self._part_bytes, longest))
         most = self._most_connections
-        count = max(most + 1, min(2 * most, _BUFFERED_BYTES // size_bytes))
+        count = max(most, min(2 * most, _BUFFERED_BYTES // size_bytes))
         return [memoryview(bytearray(size_bytes)) for _ in range(count)]
 
     def _guard(self, loop: Callable[[], None]) -> None:
@@ -256,6 +258,7 @@ class Pipeline:
             return  # a stream that was broken off is read over up to where it stood
         part.attempt.partial.write(data, part.offset)
         part.advance(data)
+        self._board.count(len(data))
         self._report(BytesFetched(part.attempt.file.path, len(data)))
 
     def _back_off(self, part: Part, error: PassingFault, failures: int) -> None:
@@ -272,13 +275,12 @@ class Pipeline:
     def _hash_from_disk(self, part: Part) -> bool:
         """Hash a segment that an earlier run left; False where the disk lost a piece of it."""
         attempt, end = part.attempt, part.segment.end
-        view = memoryview(bytearray(min(READ_BYTES, part.segment.size_bytes)))
         while attempt.hashed_bytes < end:
             self._board.check(attempt)
-            count = attempt.partial.read_into(view[: end - attempt.hashed_bytes], attempt.hashed_bytes)
+            count = attempt.partial.read_into(part.buffer[: end - attempt.hashed_bytes], attempt.hashed_bytes)
             if not count:
                 return False
-            attempt.hasher.update(view[:count])
+            attempt.hasher.update(part.buffer[:count])
             attempt.hashed_bytes += count
         return True
 

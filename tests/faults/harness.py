@@ -39,6 +39,7 @@ TOTAL_BYTES = sum(map(len, FILES.values()))
 DIGESTS = {path: f"sha256:{hashlib.sha256(data).hexdigest()}" for path, data in FILES.items()}
 QUICK: Mapping[str, Any] = {
     "part_bytes": PART_BYTES,
+    "run_bytes": PART_BYTES,
     "connections": 3,
     "journal_seconds": 0.01,
     "first_delay_seconds": 0.01,

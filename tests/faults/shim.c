@@ -83,6 +83,12 @@ static void die(void) {
     for (;;) pause();
 }
 
+static int means(const struct rule *rule, const char *call, int is_change) {
+    if (!strcmp(rule->call, "change")) return is_change || !strcmp(call, "open");
+    if (!strcmp(rule->call, "name")) return !strcmp(call, "rename") || !strcmp(call, "link");
+    return !strcmp(rule->call, call);
+}
+
 /* 0: go on; -1: errno is set, fail; 1: do half of it (a write), then die. */
 static int gate(const char *call, const char *path, int is_change) {
     int result = 0, number = 0;
@@ -91,8 +97,7 @@ static int gate(const char *call, const char *path, int is_change) {
     if (is_change && kill_at && ++changes == kill_at) result = 1;
     for (int i = 0; !result && i < rule_count; i++) {
         struct rule *rule = &rules[i];
-        int is_meant = !strcmp(rule->call, call) || (!strcmp(rule->call, "change") && (is_change || !strcmp(call, "open")));
-        if (!is_meant || fnmatch(rule->glob, path, 0) || !rule->times) continue;
+        if (!means(rule, call, is_change) || fnmatch(rule->glob, path, 0) || !rule->times) continue;
         if (rule->skip > 0) { rule->skip--; continue; }
         if (rule->times > 0) rule->times--;
         number = rule->number;
@@ -180,9 +185,13 @@ int rename(const char *old, const char *new) { return moved(AT_FDCWD, old, AT_FD
 int renameat(int from, const char *old, int to, const char *new) { return moved(from, old, to, new); }
 
 static int linked(int from, const char *old, int to, const char *new, int flags) {
-    ABOUT(to, new);
-    ASK("link", 1);
-    DONE("link", REAL(linkat)(from, old, to, new, flags));
+    char path[PATH_MAX], target[PATH_MAX];
+    of_name(from, old, path);
+    of_name(to, new, target);
+    if (gate("link", target, 1) < 0) return -1;
+    int result = REAL(linkat)(from, old, to, new, flags);
+    if (!result) note("link", path, target);
+    return result;
 }
 int link(const char *old, const char *new) { return linked(AT_FDCWD, old, AT_FDCWD, new, 0); }
 int linkat(int from, const char *old, int to, const char *new, int flags) { return linked(from, old, to, new, flags); }

@@ -19,8 +19,8 @@ ALWAYS = -1
 class Refusal:
     """Calls named ``call`` fail with ``number`` where their path matches ``glob``: ``times`` of them, after ``skip``.
 
-    The calls: create, open, look (to read), read, write, sync, fallocate, truncate, rename (by the new name), link,
-    symlink, unlink, mkdir, chmod, utime, flock; and change: any that a read-only filesystem refuses.
+    The calls: create, open, look (to read), read, write, sync, fallocate, truncate, rename and link (by the new
+    name), name: either; symlink, unlink, mkdir, chmod, utime, flock; and change: any that a read-only filesystem refuses.
     """
 
     call: str

@@ -55,8 +55,12 @@ def test_a_jump_between_runs_costs_nothing(
     jump: int, cache: Path, hub: CountingHub, children: Children, shim: Shim, clock: Path
 ) -> None:
     variables = shim.variables(cache, clock=clock)
-    killed = children.start(hub, cache, {**variables, "FAULTS_KILL": "90"})
-    killed.end()
+    hub.on_sent = lambda sent: hub.gate.clear() if sent >= TOTAL_BYTES // 2 else None
+    killed = children.start(hub, cache, variables)
+    eventually(lambda: not hub.gate.is_set() and kept_bytes(cache, FILES) > 0)
+    killed.kill()
+    hub.on_sent = lambda _: None
+    hub.gate.set()
     set_clock(clock, jump)
     environ = environ_of(cache.parent, cache, variables)
     assert run(["cache", "gc", "--unused-for", "12h"], environ).returncode == 0

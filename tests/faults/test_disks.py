@@ -56,7 +56,7 @@ REFUSALS = {
     "the entry's name": Refusal("rename", errno.EIO, "*/index/*"),
     "room for the layout": Refusal("write", errno.ENOSPC, "*/cache/.tmp-*"),
     "a blob's sync": Refusal("sync", errno.EIO, "*/partial/*/.tmp-*"),
-    "a blob's name": Refusal("rename", errno.EIO, "*/blobs/*", skip=1),
+    "a blob's name": Refusal("name", errno.EIO, "*/blobs/*", skip=1),
     "a blob's directory": Refusal("mkdir", errno.EDQUOT, "*/blobs/*", skip=2),
     "the sync of a blob's directory": Refusal("sync", errno.EIO, "*/blobs/sha256/??"),
     "a new file": Refusal("create", errno.ENOSPC, LARGE, skip=1),
