@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 OWNERS = {
     "urllib3": "lading.sources",
-    "pynvml": "lading.hardware.probe",
+    "pynvml": "lading.hardware.nvml",
     "starlette": "lading.gateway",
     "httptools": "lading.gateway",
     "rich": "lading.cli",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lading.backends.interface import Argument, Endpoint, Installation, Launch
 from lading.backends.vllm import FLAGS, VllmBackend, parse_length
 from lading.errors import UsageError
 from lading.events import Phase
-from lading.hardware.inventory import Device, Gpu, Inventory
+from lading.hardware.inventory import Device, Gpu, HiddenBy, HiddenGpu, Inventory
 from lading.profiles.fit import Engine, Wish, fit
 from lading.profiles.profile import Profile
 from lading.units import GIB
@@ -113,6 +114,17 @@ def test_the_engines_own_sockets_lie_beside_ours_where_their_names_fit():
 
 def test_a_users_own_offline_setting_is_kept():
     assert BACKEND.command(launch(), {"HF_HUB_OFFLINE": "0"}).environ["HF_HUB_OFFLINE"] == "0"
+
+
+def test_an_engine_sees_the_gpus_of_the_inventory_where_only_a_container_would_have_hidden_the_others():
+    given = launch(device=Device.CUDA, tp=2)
+    hidden = HiddenGpu(0, "H100", "GPU-0", HiddenBy.NVIDIA_VISIBLE_DEVICES, "")
+    gpus = tuple(replace(gpu, index=gpu.index + 1) for gpu in given.inventory.gpus)
+    kept = replace(given, inventory=replace(given.inventory, gpus=gpus, hidden=(hidden,)))
+    inherited = {"CUDA_VISIBLE_DEVICES": "2,1,0"}
+    assert BACKEND.command(given, inherited).environ["CUDA_VISIBLE_DEVICES"] == "2,1,0"
+    found = BACKEND.command(kept, inherited).environ
+    assert (found["CUDA_VISIBLE_DEVICES"], found["CUDA_DEVICE_ORDER"]) == ("1,2", "PCI_BUS_ID")
 
 
 def test_the_users_flags_become_wishes():

@@ -187,7 +187,7 @@ def _environment(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
         defaults["VLLM_RPC_BASE_PATH"] = str(socket_path.parent)
     if environ.get("NIM_LOG_LEVEL", "").upper() == "DEBUG":  # at other levels its lines are filtered, its phases needed
         defaults["VLLM_LOGGING_LEVEL"] = "DEBUG"
-    joined = {**defaults, **kept, **installation.environ}
+    joined = {**defaults, **kept, **launch.inventory.engine_environ, **installation.environ}
     if "PYTHONPATH" in installation.environ and kept.get("PYTHONPATH"):
         joined["PYTHONPATH"] = f"{installation.environ['PYTHONPATH']}:{kept['PYTHONPATH']}"
     return joined

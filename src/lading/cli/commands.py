@@ -99,13 +99,13 @@ def list_model_profiles(
     return 0
 
 
-def inventory(gpus: str | None, *, as_json: bool) -> int:
+def inventory(gpus: str | None, *, as_json: bool, session: Session) -> int:
     """``lading inventory``: this machine, or the one that ``gpus`` describes."""
     from lading.cli.render import render_inventory, render_inventory_json
     from lading.hardware.catalogue import described
     from lading.hardware.probe import probe
 
-    found = described(gpus) if gpus else probe()
+    found = described(gpus) if gpus else probe(session.environ)
     sys.stdout.write((render_inventory_json if as_json else render_inventory)(found))
     return 0
 
@@ -341,7 +341,7 @@ def _machine(session: Session) -> Machine:
     from lading.hardware.probe import probe
     from lading.resolve import Machine
 
-    return Machine(probe(), tuple(_installations(session)))
+    return Machine(probe(session.environ), tuple(_installations(session)))
 
 
 def _described_machine(gpus: str, session: Session) -> Machine:

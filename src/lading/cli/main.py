@@ -145,7 +145,7 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
                 explain=options.explain,
             )
         case "inventory":
-            return commands.inventory(options.gpus, as_json=options.json)
+            return commands.inventory(options.gpus, as_json=options.json, session=session)
         case "doctor":
             return commands.doctor(options.model, as_json=options.format == "json", session=session)
         case "cache":

@@ -15,7 +15,10 @@ INVENTORY = "inventory"
 SETTINGS = "settings"
 
 
-_GPUS_HELP = "another machine than this one: 8xH100-80GB, 2xL40S, or a file that `lading inventory --json` wrote"
+_GPUS_HELP = (
+    "another machine than this one: 8xH100-80GB, 2xL40S, 7xH100-80GB:1g.10gb (MIG), "
+    "or a file that `lading inventory --json` wrote"
+)
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lading.hardware.inventory import Device, Inventory
+from lading.hardware.inventory import Device, Gpu, Inventory
 from lading.profiles.fit import Fit, Verdict
 from lading.units import GIB, format_bytes
 
@@ -56,20 +56,30 @@ def _system(inventory: Inventory) -> list[str]:
 
 
 def render_inventory(inventory: Inventory) -> str:
-    """A machine for people: what listings call the system, with the memory of each GPU."""
-    lines = [
-        f"{gpu.index}  {gpu.name}  {format_bytes(gpu.total_bytes)}, {format_bytes(gpu.free_bytes)} free  "
-        f"compute capability {gpu.compute_capability[0]}.{gpu.compute_capability[1]}"
-        for gpu in inventory.gpus
-    ]
-    if not inventory.gpus:
-        lines.append("no GPUs")
+    """A machine for people: each GPU with its memory, then those that an engine does not get, and why."""
+    lines = [_gpu_line(gpu) for gpu in inventory.gpus] or ["no GPUs"]
+    lines += [f"GPU {each.index} {each.reason}{f' ({each.name})' if each.name else ''}" for each in inventory.hidden]
+    if len(inventory.engine_gpus) < len(inventory.gpus):
+        lines.append("note  CUDA gives a process one MIG instance, the first; CUDA_VISIBLE_DEVICES chooses another")
+    lines += [f"note  {each}" for each in inventory.notes]
     if inventory.ram_bytes:
         ram, free = format_bytes(inventory.ram_bytes), format_bytes(inventory.ram_available_bytes)
         lines.append(f"RAM  {ram} granted, {free} available, {inventory.cpu_count} cores")
     if inventory.driver_version:
-        lines.append(f"driver  {inventory.driver_version}")
+        cuda = f", CUDA {inventory.cuda_version}" if inventory.cuda_version else ""
+        lines.append(f"driver  {inventory.driver_version}{cuda}")
     return "\n".join(lines) + "\n"
+
+
+def _gpu_line(gpu: Gpu) -> str:
+    parts = [
+        f"{gpu.index}  {gpu.name}  {format_bytes(gpu.total_bytes)}, {format_bytes(gpu.free_bytes)} free",
+        f"compute capability {gpu.compute_capability[0]}.{gpu.compute_capability[1]}",
+        *(["NVLink"] if gpu.is_linked else []),
+        *(["shares the machine's RAM"] if gpu.is_unified else []),
+        *([gpu.uuid] if gpu.uuid else []),
+    ]
+    return "  ".join(parts)
 
 
 def render_inventory_json(inventory: Inventory) -> str:

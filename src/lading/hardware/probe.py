@@ -6,111 +6,76 @@ A machine without the NVIDIA driver is a CPU machine, not an error. A driver tha
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lading.errors import MachineError
+from lading.hardware.catalogue import cuda_total_bytes, is_unified
+from lading.hardware.driver import DriverMemory, DriverReport
 from lading.hardware.inventory import Gpu, Inventory
+from lading.hardware.nvml import read_driver
+from lading.hardware.ram import Ram, read_ram
+from lading.hardware.visibility import Slot, visible
 
-_CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
-_CGROUP_USED = ("memory.current", "memory/memory.usage_in_bytes")
+
+def probe(
+    environ: Mapping[str, str], cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")
+) -> Inventory:
+    """The machine that this process runs on, as an engine started with ``environ`` would see it.
+
+    Raises MachineError when the driver is there but does not answer.
+    """
+    return assemble(read_driver(), read_ram(cgroup, meminfo), len(os.sched_getaffinity(0)), environ)
 
 
-def probe(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> Inventory:
-    """The machine that this process runs on. Raises MachineError when the driver is there but does not answer."""
-    total, available = _ram(meminfo)
-    limit = _cgroup_limit(cgroup, total)
-    gpus, driver = _gpus()
+def assemble(driver: DriverReport, ram: Ram, cpu_count: int, environ: Mapping[str, str]) -> Inventory:
+    """The inventory of what was read. Pure."""
+    found = visible(driver.gpus, environ)
     return Inventory(
-        gpus=gpus,
-        ram_bytes=min(total, limit),
-        ram_available_bytes=max(0, min(available, limit - _cgroup_used(cgroup))),
-        cpu_count=len(os.sched_getaffinity(0)),
-        driver_version=driver,
+        gpus=tuple(_gpu(slot, found.shown, ram) for slot in found.shown),
+        ram_bytes=ram.granted_bytes,
+        ram_available_bytes=ram.granted_available_bytes,
+        cpu_count=cpu_count,
+        driver_version=driver.driver_version,
+        cuda_version=driver.cuda_version,
+        hidden=found.hidden,
+        notes=(*((driver.note,) if driver.note else ()), *found.notes),
     )
 
 
-def _ram(meminfo: Path) -> tuple[int, int]:
-    """Total and available bytes; ``MemAvailable`` counts the page cache that the kernel can give back."""
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    total, available = (int(fields[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    return total, available
-
-
-def _own_cgroup(root: Path) -> list[Path]:
-    """This process's cgroup folder and those above it, innermost first; just the root inside a container."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return [root]
-    inner = next((line.split(":", 2)[2] for line in lines if line.startswith("0::")), "/")
-    folder = root / inner.lstrip("/")
-    return [each for each in (folder, *folder.parents) if each == root or root in each.parents]
-
-
-def _cgroup_limit(root: Path, total: int) -> int:
-    """The smallest memory limit on the way up; ``total`` where none is set."""
-    limits = [value for folder in _own_cgroup(root) for name in _CGROUP_LIMITS if (value := _number(folder / name))]
-    return min([total, *limits])
-
-
-def _cgroup_used(root: Path) -> int:
-    """Bytes that the cgroup holds and cannot give back: its usage without the inactive page cache."""
-    for folder in _own_cgroup(root):
-        for name in _CGROUP_USED:
-            if used := _number(folder / name):
-                return max(0, used - _reclaimable((folder / name).parent / "memory.stat"))
-    return 0
-
-
-def _reclaimable(stat: Path) -> int:
-    try:
-        fields = dict(line.split(None, 1) for line in stat.read_text().splitlines() if " " in line)
-    except OSError:
-        return 0
-    return sum(int(fields.get(name, 0)) for name in ("inactive_file", "active_file"))
-
-
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded, pynvml.NVMLError_NoPermission):
-        return (), None
-    except pynvml.NVMLError as error:
-        raise MachineError(
-            f"the NVIDIA driver does not answer: {error}", remedy="`nvidia-smi` should work before Lading can"
-        ) from error
-    try:
-        driver = str(pynvml.nvmlSystemGetDriverVersion())
-        return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount())), driver
-    except pynvml.NVMLError as error:
-        raise MachineError(f"a GPU does not answer: {error}", remedy="check `nvidia-smi`") from error
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _gpu(index: int) -> Gpu:
-    import pynvml
-
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    pci = pynvml.nvmlDeviceGetPciInfo(handle)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-    device, vendor = pci.pciDeviceId >> 16, pci.pciDeviceId & 0xFFFF
+def _gpu(slot: Slot, shown: Sequence[Slot], ram: Ram) -> Gpu:
+    memory = slot.instance.memory if slot.instance else slot.gpu.memory
+    shares_ram = memory is None or (slot.instance is None and is_unified(slot.gpu.name, slot.gpu.compute_capability))
+    total, free = _sizes(slot, memory) if memory and not shares_ram else (ram.total_bytes, ram.available_bytes)
     return Gpu(
-        index=index,
-        name=str(pynvml.nvmlDeviceGetName(handle)),
-        total_bytes=int(memory.total),
-        free_bytes=int(memory.free),
-        compute_capability=(int(major), int(minor)),
-        pci_id=f"{device:04x}:{vendor:04x}",
+        index=slot.gpu.index,
+        name=slot.name,
+        total_bytes=total,
+        free_bytes=min(free, total),
+        compute_capability=slot.gpu.compute_capability,
+        pci_id=slot.gpu.pci_id,
+        uuid=slot.uuid,
+        is_linked=_is_linked(slot, shown),
+        mig_profile=slot.instance.profile if slot.instance else None,
+        is_unified=shares_ram,
     )
+
+
+def _sizes(slot: Slot, memory: DriverMemory) -> tuple[int, int]:
+    """Total and free bytes as CUDA reports them."""
+    if memory.reserved_bytes:
+        total = memory.total_bytes - memory.reserved_bytes
+    elif slot.instance:
+        total = memory.total_bytes  # CUDA reports the whole of a slice: the driver's share is not taken from it
+    else:
+        total = cuda_total_bytes(slot.gpu.name, memory.total_bytes)
+    return total, memory.free_bytes
+
+
+def _is_linked(slot: Slot, shown: Sequence[Slot]) -> bool | None:
+    """Whether NVLink reaches all the others; of a GPU that is alone, whether it has links that are up."""
+    if slot.instance:
+        return False
+    others = {each.gpu.index for each in shown} - {slot.gpu.index}
+    if not others:
+        return None if slot.gpu.link_ends is None else bool(slot.gpu.link_ends)
+    return None if slot.gpu.links is None else others <= slot.gpu.links

@@ -99,7 +99,7 @@ def _target(inventory: Inventory, engine: Engine | None) -> Target:
     version = engine.version if engine else ""
     if inventory.device is Device.CPU:
         return Target(Device.CPU, inventory.ram_bytes, engine_version=version)
-    smallest = min(inventory.gpus, key=lambda gpu: gpu.total_bytes)
+    smallest = min(inventory.engine_gpus, key=lambda gpu: gpu.total_bytes)
     return Target(Device.CUDA, smallest.total_bytes, smallest.name, version)
 
 
@@ -127,8 +127,10 @@ def _too_few_devices(profile: Profile, inventory: Inventory, wish: Wish) -> tupl
         if profile.ranks in (1, asked):
             return None
         return f"needs {profile.ranks} GPUs, this machine has none", None
-    if profile.ranks > len(inventory.gpus):
-        return f"needs {profile.ranks} GPUs, this machine has {len(inventory.gpus)}", None
+    usable = len(inventory.engine_gpus)
+    if profile.ranks > usable:
+        have = "this machine has" if usable == len(inventory.gpus) else "of MIG instances an engine can use"
+        return f"needs {profile.ranks} GPUs, {have} {usable}", None
     return None
 
 
