@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from lading.backends import vllm_log
 from lading.backends.arguments import Flag, Values, last_values, without
+from lading.backends.engine_options import flags_of, read_wish
 from lading.backends.environment import SHIM, EngineEnvironments
 from lading.backends.interface import (
     Argument,
@@ -28,20 +30,12 @@ from lading.backends.interface import (
 from lading.errors import UsageError
 from lading.events import Phase
 from lading.hardware.inventory import Device
-from lading.profiles.fit import Wish
-from lading.profiles.memory import kv_pool_bytes
 from lading.secret import Secret
 
 FLAGS = (
+    *flags_of("vllm"),
     Flag("--model"),
-    Flag("--tensor-parallel-size", short=("-tp",)),
-    Flag("--pipeline-parallel-size", short=("-pp",)),
-    Flag("--max-model-len"),
-    Flag("--gpu-memory-utilization"),
-    Flag("--kv-cache-memory-bytes"),
     Flag("--served-model-name", Values.MANY),
-    Flag("--enable-lora", Values.NONE, prefixes=False),
-    Flag("--enforce-eager", Values.NONE),
     Flag("--host", prefixes=False),
     Flag("--port"),
     Flag("--uds"),
@@ -94,12 +88,8 @@ class VllmBackend:
     def read_flags(self, tokens: Sequence[str]) -> UserFlags:
         """What the user's flags ask for."""
         return UserFlags(
-            wish=Wish(
-                tp=_read(tokens, "--tensor-parallel-size", int),
-                pp=_read(tokens, "--pipeline-parallel-size", int),
-                lora=last_values(tokens, FLAGS, "--enable-lora") == ("true",),
-                max_model_len=_read(tokens, "--max-model-len", parse_length),
-                gpu_utilization=_read(tokens, "--gpu-memory-utilization", float),
+            wish=replace(
+                read_wish(self.name, tokens),
                 any_architecture=any(last_values(tokens, FLAGS, name) for name in _OTHER_WAYS),
             ),
             model=_read(tokens, "--model", str),
@@ -115,17 +105,6 @@ class VllmBackend:
         if _version(installation) >= _SOCKET_SINCE and len(str(socket_path)) < _MAX_SOCKET_PATH:
             return Endpoint(socket_path=socket_path)
         return Endpoint(port=free_port())
-
-
-def parse_length(text: str) -> int | None:
-    """A length as vLLM reads it: ``2048``, ``32k`` (thousands), ``32K`` (1024s); None for ``auto`` and ``-1``."""
-    if text in ("auto", "-1"):
-        return None
-    unit = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}.get(text[-1:], 1)
-    length = int(float(text[:-1]) * unit) if unit > 1 else int(text)
-    if length <= 0:
-        raise ValueError(text)
-    return length
 
 
 def _read(tokens: Sequence[str], name: str, read: Callable[[str], T]) -> T | None:
@@ -160,7 +139,7 @@ def _defaults(launch: Launch) -> list[Argument]:
     if profile.lora:
         arguments.append(Argument(("--enable-lora",), f"profile {profile.name}"))
     if launch.installation.device is Device.CPU:
-        pool = kv_pool_bytes(launch.fit.estimate, launch.inventory)
+        pool = launch.fit.estimate.binding.kv_pool_bytes
         arguments.append(Argument(("--enforce-eager",), "CPU: torch.compile costs minutes and a C++ compiler"))
         arguments.append(Argument(("--kv-cache-memory-bytes", str(pool)), "CPU: sized from the RAM that is granted"))
     return arguments

@@ -23,7 +23,11 @@ class Device(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as CUDA sees it. ``total_bytes`` is what CUDA reports, not the label on the box."""
+    """One GPU as CUDA sees it. ``total_bytes`` is what CUDA reports, not the label on the box.
+
+    ``is_linked`` says whether NVLink joins it to the others; None where nobody looked. ``is_unified``: its memory is
+    the machine's RAM. ``mig_profile`` names the slice that it is, as ``1g.10gb``; None for a whole GPU.
+    """
 
     index: int
     name: str
@@ -31,6 +35,9 @@ class Gpu:
     free_bytes: int
     compute_capability: tuple[int, int]
     pci_id: str = ""
+    is_linked: bool | None = None
+    is_unified: bool = False
+    mig_profile: str | None = None
 
     @property
     def used_share(self) -> float:
