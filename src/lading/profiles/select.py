@@ -54,7 +54,11 @@ def _is_candidate(each: Fit, wish: Wish, asked: Fit | None) -> bool:
     pp = wish.pp or (asked.profile.pp if asked else profile.pp)
     lora = wish.lora or (asked.profile.lora if asked else False)
     backend = asked.profile.backend if asked else profile.backend
-    return (profile.tp, profile.pp, profile.lora, profile.backend) == (tp, pp, lora, backend)
+    precision = asked.profile.precision if asked else profile.precision
+    if profile.online and not asked:
+        return False
+    found = (profile.tp, profile.pp, profile.lora, profile.backend, profile.precision)
+    return found == (tp, pp, lora, backend, precision)
 
 
 def _preference(each: Fit) -> tuple[int, int]:

@@ -67,7 +67,7 @@ def quantization_of(facts: ModelFacts, profile: Profile, options: EngineOptions)
     """The method that quantises 16-bit weights while they are loaded; None where they stay as they are."""
     if facts.precision not in _HALF_PRECISIONS or options.element_bytes != 2:
         return None
-    asked = options.quantization or (profile.precision if profile.precision != facts.precision else None)
+    asked = options.quantization or (profile.precision if profile.online else None)
     return asked if asked in _ONLINE else None
 
 
