@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from lading.cli.engine_flags import split_engine_flags
-from lading.cli.parser import CACHE, DOCTOR, ENGINE, INVENTORY, LIST, SERVE, SETTINGS, command_line
+from lading.cli.parser import CACHE, DOCTOR, ENGINE, INVENTORY, LIST, PLAN, SERVE, SETTINGS, command_line
 from lading.errors import LadingError, UsageError
 from lading.settings import Settings
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lading.cli.profile_commands import Enquiry
 
 _ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
-_COMMANDS = (SERVE, LIST, DOCTOR, CACHE, INVENTORY, ENGINE, SETTINGS)
+_COMMANDS = (SERVE, LIST, PLAN, DOCTOR, CACHE, INVENTORY, ENGINE, SETTINGS)
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
 
 
@@ -87,7 +87,7 @@ def _dispatch(argv: list[str], *, debug: bool) -> int:
     command, rest = _split(argv)
     if command == SERVE and not {"-h", "--help"} & set(rest):
         return _serve(rest, debug=debug)
-    rest, engine_tokens = split_engine_flags(rest) if command == LIST else (rest, [])
+    rest, engine_tokens = split_engine_flags(rest) if command in (LIST, PLAN) else (rest, [])
     options = command_line().parse_args([command, *rest] if command else rest)
     options.engine_tokens = engine_tokens
     if options.command is None:
@@ -141,6 +141,18 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             from lading.cli import profile_commands
 
             return profile_commands.list_model_profiles(_enquiry(options), session)
+        case "plan":
+            from lading.cli import profile_commands
+            from lading.cli.profile_commands import Enquiry
+
+            asked = Enquiry(
+                model=options.model,
+                as_json=options.format == "json",
+                refresh=options.refresh,
+                engine=options.engine,
+                engine_tokens=tuple(options.engine_tokens),
+            )
+            return profile_commands.plan(asked, session)
         case "inventory":
             return commands.inventory(options.gpus, as_json=options.json)
         case "doctor":

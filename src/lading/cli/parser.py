@@ -8,6 +8,7 @@ from lading import __version__
 
 SERVE = "serve"
 LIST = "list-model-profiles"
+PLAN = "plan"
 CACHE = "cache"
 DOCTOR = "doctor"
 ENGINE = "engine"
@@ -36,6 +37,7 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_serve(commands)
     _add_list(commands)
+    _add_plan(commands)
     _add_doctor(commands)
     _add_cache(commands)
     _add_inventory(commands)
@@ -71,6 +73,20 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     listing.add_argument("--gpus", metavar="GPUS", help=_GPUS_HELP)
     listing.add_argument("--engine", metavar="ENGINE", help=_ENGINE_HELP)
     listing.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser(
+        PLAN,
+        help="show which GPUs of the catalogue could serve a model, how long a sequence and how many at once",
+        allow_abbrev=False,
+        epilog=_FLAGS_HELP,
+    )
+    plan.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
+    plan.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    plan.add_argument("--refresh", action="store_true", help="ask the source again even if the model is cached")
+    plan.add_argument("--engine", metavar="ENGINE", help=_ENGINE_HELP)
+    plan.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -46,6 +46,22 @@ def list_model_profiles(enquiry: Enquiry, session: Session) -> int:
     return 0
 
 
+def plan(enquiry: Enquiry, session: Session) -> int:
+    """``lading plan [MODEL]``: which GPUs of the catalogue could serve it."""
+    from lading.cli.render_plan import render_plan, render_plan_json
+    from lading.hardware.catalogue import catalogue
+    from lading.planning import plan_machines
+    from lading.resolve import profiles_of
+
+    listing, machine = _listed(replace(enquiry, engine=enquiry.engine or DEFAULT_ENGINE), session)
+    wish = _wish(enquiry, machine, session)
+    profiles = profiles_of(machine, listing.facts, str(listing.pinned), wish)
+    engines = machine.engines(listing.facts.architecture)
+    offers = plan_machines(listing.facts, profiles, engines, wish, catalogue())
+    sys.stdout.write((render_plan_json if enquiry.as_json else render_plan)(listing, offers))
+    return 0
+
+
 def _listed(enquiry: Enquiry, session: Session) -> tuple[Listing, Machine]:
     from lading.resolve import Consultation, list_profiles
 

@@ -184,6 +184,11 @@ def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, inventory: 
     place = "RAM" if inventory.device is Device.CPU else "each GPU"
     figures = f"needs {format_bytes(needs.needed_bytes)} of {format_bytes(have)} of {place}"
     warning = _warning(needs, inventory)
+    if (least := min((gpu.total_bytes for gpu in inventory.gpus), default=0)) and have > least:
+        return Fit(profile, Verdict.INCOMPATIBLE, needs, have, f"takes {format_bytes(have)} of {format_bytes(least)}")
+    if needs.hazard and rank.kv_pool_bytes >= rank.kv_bytes_per_request:
+        hazard = needs.hazard
+        return Fit(profile, Verdict.LOW_MEMORY, needs, have, hazard.reason, hazard.remedy, warning=warning)
     if rank.kv_pool_bytes >= rank.kv_bytes_per_request:
         reason = f"{figures} at {needs.max_model_len} tokens{_unpacking(profile, facts, inventory)}"
         return Fit(profile, Verdict.COMPATIBLE, needs, have, reason, warning=warning)

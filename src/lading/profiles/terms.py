@@ -105,12 +105,21 @@ class RankEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Hazard:
+    """What ends a start though everything fits the budget, and what to do about it."""
+
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the ranks of a profile need at ``max_model_len``; ``budget_bytes`` is what an engine grants each of them."""
+    """What the ranks of a profile need at ``max_model_len``; ``budget_bytes`` is what an engine takes of each GPU."""
 
     ranks: tuple[RankEstimate, ...]
     budget_bytes: int
     notes: tuple[str, ...] = ()
+    hazard: Hazard | None = None
 
     @property
     def binding(self) -> RankEstimate:

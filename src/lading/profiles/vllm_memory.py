@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor
 
 from lading.model.facts import ModelFacts
 from lading.profiles.constants import Row, row_for
@@ -18,8 +18,8 @@ from lading.profiles.encoder import encoder_term
 from lading.profiles.lora import lora_term
 from lading.profiles.profile import Profile
 from lading.profiles.sizes import RankSizes, rank_sizes
-from lading.profiles.terms import Estimate, KvNeed, RankEstimate, Target, Term
-from lading.units import GIB
+from lading.profiles.terms import Estimate, Hazard, KvNeed, RankEstimate, Target, Term
+from lading.units import GIB, format_bytes
 
 _LINKED = re.compile(r"SXM|HBM|NVL|GH200|GB[23]00|H200|H800|H20\b|B[23]00", re.IGNORECASE)
 _SMALL_TIER_NAMES = re.compile(r"a100|gb10", re.IGNORECASE)
@@ -60,7 +60,8 @@ def estimate_vllm(facts: ModelFacts, profile: Profile, target: Target, length: i
     run = Run.of(facts, profile, target, length)
     ranks = tuple(_rank(run, sizes) for sizes in rank_sizes(facts, profile, target.options))
     provenance = run.row.provenance(target.engine_version)
-    return Estimate(ranks, run.budget_bytes, (provenance,) if provenance else ())
+    taken = max(rank.fixed_bytes + rank.kv_pool_bytes for rank in ranks)
+    return Estimate(ranks, taken, (provenance,) if provenance else (), _hazard(run, ranks[-1]))
 
 
 def _limits(row: Row, target: Target, length: int) -> tuple[int, int]:
@@ -100,6 +101,28 @@ def _rank(run: Run, sizes: RankSizes) -> RankEstimate:
         kv_pool_bytes=pool,
         kv_pool_tokens=_pool_tokens(run, kv, pool),
         on_top=() if in_budget else (graphs,),
+    )
+
+
+def _hazard(run: Run, rank: RankEstimate) -> Hazard | None:
+    """Whether the sampler's warm-up, which sorts all logits, has too little beside pool and graphs on the last rank.
+
+    Only where graphs lie beside the budget: there it was seen, with large vocabularies and a share of 0.95.
+    """
+    sort_bytes = run.row.number("warm_up_sort_bytes")
+    if run.row.flag("budget_has_graphs") or not sort_bytes or run.target.options.kv_pool_bytes is not None:
+        return None
+    total, element = run.target.total_bytes, run.target.options.element_bytes
+    held = rank.fixed_bytes - rank.bytes_of("activation", "encoder") + rank.kv_pool_bytes
+    free = total * (1 - run.row.number("context_share")) - held - sum(term.size_bytes for term in rank.on_top)
+    per_entry = run.row.number("sampler_bytes") + element + sort_bytes
+    short = per_entry * run.sequences * (run.facts.vocab_size or 0) - free
+    if rank.kv_pool_bytes <= 0 or short <= 0:
+        return None
+    share = floor((run.budget_bytes - short) / total * 100) / 100
+    return Hazard(
+        f"the sampler's warm-up needs {format_bytes(short)} more than is free beside the KV pool and the CUDA graphs",
+        f"--gpu-memory-utilization={share:.2f}, or a smaller --max-num-seqs",
     )
 
 
@@ -159,7 +182,7 @@ def graphs_term(run: Run, sizes: RankSizes) -> Term:
     if run.target.options.eager:
         return Term("cuda_graphs", 0, "none: eager")
     figures, captures = run.row.table("graphs_gib"), _captures(run)
-    moe = figures["moe"] if run.facts.experts_per_token else 0
+    moe = figures["moe_mxfp4" if run.facts.precision == "mxfp4" else "moe"] if run.facts.experts_per_token else 0
     once = figures["base"] + sizes.layers * figures["per_layer"] * captures / _DEFAULT_CAPTURES + moe
     place = "" if run.row.flag("budget_has_graphs") else ", beside the budget"
     if run.profile.lora:
