@@ -10,6 +10,7 @@ import pytest
 from lading.model.attention import Kind, KvLayout
 from lading.model.facts import ModelFacts, VisionFacts
 from lading.profiles.memory import estimate
+from lading.profiles.options import Speculation
 from lading.profiles.profile import Profile
 from lading.units import GIB, MIB
 from tests.profiles.situations import A100, H100, L40S, LLAMA_8B, profile, shape, target, term
@@ -255,3 +256,31 @@ def test_a_profile_of_another_backend_is_counted_as_that_backend_counts() -> Non
     found = estimate(LLAMA_8B, Profile("sglang", "bf16", 1, 1, False, "m"), sglang)
     assert found.budget_bytes == sglang.total_bytes
     assert "reserve" in [each.name for each in found.terms]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "samples"),
+    [
+        ("LlamaForCausalLM", True), ("GPT2LMHeadModel", True), ("LlavaForConditionalGeneration", True), ("", True),
+        ("BertModel", False), ("Qwen3ForSequenceClassification", False), ("RobertaForMaskedLM", False),
+    ],
+)  # fmt: skip
+def test_models_that_make_no_text_sample_nothing(architecture: str, samples: bool) -> None:
+    rank = estimate(replace(LLAMA, architecture=architecture), profile(), target()).ranks[0]
+    layer = 8192 * (3 * 14_336 + 4 * 4096) * 2
+    assert (term(rank, "activation") > layer) == samples
+
+
+@pytest.mark.parametrize(
+    ("facts", "lora", "options", "said"),
+    [
+        (LLAMA, False, {"speculation": Speculation(2, own_layers=True)}, "the drafting layers' own memory"),
+        (LLAMA, False, {"speculation": Speculation(2, draft_model="a/b")}, "the draft model's own memory"),
+        (QWEN3_30B_A3B, True, {}, "adapters of experts"),
+        (QWEN3_30B_A3B, False, {"data_parallel": 2}, "experts are counted whole"),
+    ],
+)
+def test_what_is_not_in_the_figures_is_said(facts: ModelFacts, lora: bool, options: dict[str, Any], said: str) -> None:
+    notes = estimate(facts, profile(lora=lora), target(**options)).notes
+    assert any(said in note for note in notes)
+    assert estimate(LLAMA, profile(lora=lora), target()).notes == ()

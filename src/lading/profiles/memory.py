@@ -7,7 +7,8 @@ is its own: each has its accounting in a file of this folder, chosen here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from lading.hardware.inventory import Device
 from lading.model.facts import ModelFacts
@@ -36,9 +37,21 @@ def estimate(facts: ModelFacts, profile: Profile, target: Target) -> Estimate:
     On the CPU all ranks share one memory, so the one figure is the machine's.
     """
     length = _length(facts, target)
-    if target.device is Device.CPU:
-        return estimate_cpu(facts, profile, target, length)
-    return _ACCOUNTING[target.engine](facts, profile, target, length)
+    account = estimate_cpu if target.device is Device.CPU else _ACCOUNTING[target.engine]
+    found = account(facts, profile, target, length)
+    return replace(found, notes=(*found.notes, *_uncounted(facts, profile, target)))
+
+
+def _uncounted(facts: ModelFacts, profile: Profile, target: Target) -> Iterator[str]:
+    """What is asked of the engine and not in the figures, or counted for more than it is."""
+    options = target.options
+    if options.speculation and options.speculation.tokens:
+        whose = "the draft model's" if options.speculation.draft_model else "the drafting layers'"
+        yield f"{whose} own memory is not counted"
+    if profile.lora and facts.experts_per_token:
+        yield "adapters of experts are not counted, those of all other layers are"
+    if options.data_parallel > 1 and facts.experts_per_token:
+        yield "experts are counted whole for each copy; an engine that shares them over its copies holds less"
 
 
 def _length(facts: ModelFacts, target: Target) -> int:

@@ -28,6 +28,7 @@ _SHORTEST_BATCH = 2048
 _DEFAULT_CAPTURES = 102  # 51 of pieces, 51 of whole steps
 _EIGHT_BIT_ACTIVATIONS = ("fp8", "int8")
 _WITHOUT_WORKSPACE = ("mxfp4",)
+_POOLING = re.compile(r"(?<!LMHead)Model$|For(?:Sequence|Token)Classification$|ForMaskedLM$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,12 @@ def _hazard(run: Run, rank: RankEstimate) -> Hazard | None:
     Only where graphs lie beside the budget: there it was seen, with large vocabularies and a share of 0.95.
     """
     sort_bytes = run.row.number("warm_up_sort_bytes")
-    if run.row.flag("budget_has_graphs") or not sort_bytes or run.target.options.kv_pool_bytes is not None:
+    if (
+        _POOLING.search(run.facts.architecture)
+        or run.row.flag("budget_has_graphs")
+        or not sort_bytes
+        or run.target.options.kv_pool_bytes is not None
+    ):
         return None
     total, element = run.target.total_bytes, run.target.options.element_bytes
     held = rank.fixed_bytes - rank.bytes_of("activation", "encoder") + rank.kv_pool_bytes
@@ -138,7 +144,7 @@ def activation_term(run: Run, sizes: RankSizes) -> Term:
     if facts.precision.startswith(_EIGHT_BIT_ACTIVATIONS) and not facts.experts_per_token:
         layer += tokens * inner
     sampler = 0
-    if sizes.is_last:
+    if sizes.is_last and not _POOLING.search(facts.architecture):
         per_entry = run.row.number("sampler_bytes") + element
         sampler = int(per_entry * run.sequences * (facts.vocab_size or 0)) + step + experts
     exchanged = step * ((2 if sizes.is_first or sizes.is_last else 3) if sizes.stages > 1 else 0)
