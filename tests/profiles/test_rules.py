@@ -117,6 +117,15 @@ def test_bf16_on_an_old_gpu_runs_as_half_and_the_remedy_says_so() -> None:
     assert precision_refusal(LLAMA_8B, profile(), T4, "T4", EngineOptions(dtype="half")) is None
 
 
+def test_what_is_quantised_while_loading_still_computes_in_the_checkpoints_type() -> None:
+    online = replace(profile("fp8"), online=True)
+    refusal = precision_refusal(LLAMA_8B, online, T4, "T4", EngineOptions())
+    assert refusal
+    assert "bf16 needs" in refusal.reason
+    assert precision_refusal(LLAMA_8B, online, T4, "T4", EngineOptions(dtype="half")) is None
+    assert "fp8 needs" in str(precision_refusal(LLAMA_8B, online, V100, "V100", EngineOptions(dtype="half")))
+
+
 def machine(*capabilities: tuple[int, int], mig: str | None = None) -> Inventory:
     gpus = tuple(Gpu(i, "GPU", 80 * GIB, 80 * GIB, each, mig_profile=mig) for i, each in enumerate(capabilities))
     return Inventory(gpus, 0, 0, 0)

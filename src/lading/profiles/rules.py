@@ -7,7 +7,7 @@ Each rule answers with a reason, or None where it has no objection. They are vLL
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from lading.model.facts import ModelFacts
@@ -105,7 +105,14 @@ def shape_refusal(
 def precision_refusal(
     facts: ModelFacts, profile: Profile, capability: tuple[int, int], gpu_name: str, options: EngineOptions
 ) -> Refusal | None:
-    """Why a GPU cannot hold weights of the profile's precision; None where it can, or is not known."""
+    """Why a GPU cannot hold weights of the profile's precision; None where it can, or is not known.
+
+    What is quantised while loading computes in the checkpoint's own type, so that counts as well.
+    """
+    if profile.online:
+        offline = replace(profile, precision=facts.precision, online=False)
+        if refusal := precision_refusal(facts, offline, capability, gpu_name, options):
+            return refusal
     floor = capability_floor(_precision_names(facts, profile))
     if floor is None or capability == (0, 0) or _plain(capability) >= floor[0]:
         return None
