@@ -469,7 +469,7 @@ def test_bad_usage_is_one_clear_error(environ, arguments, words):
 
 def test_a_profile_that_does_not_exist_names_the_nearest(hub, environ):
     hub.add_model("demo/tiny", tiny_model())
-    refused([MODEL], {**environ, "NIM_MODEL_PROFILE": "vllm-fp8-tp1-pp1"}, 2, "vllm-bf16-tp1-pp1")
+    refused([MODEL], {**environ, "NIM_MODEL_PROFILE": "vllm-bf16-tp9-pp1"}, 2, "vllm-bf16-tp1-pp1")
 
 
 def test_the_listing_has_the_shape_that_parsers_expect(hub, environ):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lading.backends.interface import Installation
+from lading.backends.members import BACKENDS
 from lading.cache.index import IndexEntry
 from lading.cache.root import CacheRoot
 from lading.errors import EngineNotInstalled, UsageError
@@ -21,6 +22,8 @@ from lading.model.manifest import FileEntry, Manifest
 from lading.plan import Globs, SkippedFile, choose_files
 from lading.profiles.fit import Engine, Fit, Wish, fit
 from lading.profiles.generate import generate_profiles
+from lading.profiles.profile import Profile
+from lading.profiles.rules import Support
 from lading.profiles.select import Selection, select
 from lading.sources.interface import Source
 from lading.units import format_bytes
@@ -42,12 +45,11 @@ class Machine:
         suited = [each for each in found if each.device is self.inventory.device]
         return next(iter(suited or found), None)
 
-    @property
-    def engines(self) -> list[Engine]:
-        """One engine per backend, as fitting sees it."""
+    def engines(self, architecture: str) -> list[Engine]:
+        """One engine per backend, as fitting sees it for a model of ``architecture``."""
         names = dict.fromkeys(each.backend for each in self.installations)
         found = [self.engine_for(name) for name in names]
-        return [Engine(each.backend, each.version, each.device, each.architectures) for each in found if each]
+        return [_engine(each, architecture) for each in found if each]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +101,30 @@ def list_profiles(
     for note in facts.notes:
         report(Note(f"{facts.architecture}: {note}", "WARNING"))
     report(PhaseChanged(Phase.SELECTING, facts.architecture))
-    fits = _fits(facts, str(manifest.pinned), wish, machine)
+    fits = fits_on(machine, facts, str(manifest.pinned), wish)
     return Listing(model, source, manifest, skipped, facts, fits, recalled is not None)
 
 
-def _fits(facts: ModelFacts, key: str, wish: Wish, machine: Machine) -> tuple[Fit, ...]:
-    engines = machine.engines
+def _engine(installed: Installation, architecture: str) -> Engine:
+    backend = BACKENDS.get(installed.backend)
+    support = backend.support(installed, architecture) if backend else Support()
+    return Engine(installed.backend, installed.version, installed.device, installed.architectures, support)
+
+
+def fits_on(machine: Machine, facts: ModelFacts, key: str, wish: Wish) -> tuple[Fit, ...]:
+    """How each profile of a model, that ``key`` identifies, fits ``machine``."""
+    engines = machine.engines(facts.architecture)
+    profiles = profiles_of(machine, facts, key, wish)
+    return tuple(fit(profile, facts, machine.inventory, engines, wish) for profile in profiles)
+
+
+def profiles_of(machine: Machine, facts: ModelFacts, key: str, wish: Wish) -> list[Profile]:
+    """The profiles of a model for the engines of ``machine``, and the sizes that were asked for."""
+    engines = machine.engines(facts.architecture)
     asked = [(wish.tp or 1, wish.pp or 1)] if wish.tp or wish.pp else []
     backends = [each.backend for each in engines] or [DEFAULT_BACKEND]
-    profiles = generate_profiles(facts, backends, key, extra_sizes=asked)
-    return tuple(fit(profile, facts, machine.inventory, engines, wish) for profile in profiles)
+    support = {each.backend: each.support for each in engines}
+    return generate_profiles(facts, backends, key, extra_sizes=asked, support=support, lora=wish.lora)
 
 
 def choose(listing: Listing, wish: Wish, machine: Machine, report: Report) -> tuple[Selection, Installation]:
@@ -121,11 +137,15 @@ def choose(listing: Listing, wish: Wish, machine: Machine, report: Report) -> tu
             "no inference engine was found: neither `vllm` on PATH nor Lading's own CPU engine",
             remedy="lading engine install",
         )
-    selection = select(listing.fits, wish)
+    inventory = machine.inventory
+    selection = select(listing.fits, wish, gpus=len(inventory.engine_gpus) // max(1, wish.options.data_parallel))
     installation = machine.engine_for(selection.chosen.profile.backend)
     if installation is None:
         raise EngineNotInstalled(f"no {selection.chosen.profile.backend} engine is installed")
-    report(Note(f"profile {selection.chosen.profile.name}: {selection.reason}"))
+    for line in selection.lines:
+        report(Note(line))
+    if selection.chosen.warning:
+        report(Note(selection.chosen.warning, "WARNING"))
     return selection, installation
 
 

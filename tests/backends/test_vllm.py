@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 from lading.backends.arguments import last_values
+from lading.backends.engine_options import parse_length
 from lading.backends.environment import EngineEnvironments
 from lading.backends.interface import Argument, Endpoint, Installation, Launch
-from lading.backends.vllm import FLAGS, VllmBackend, parse_length
+from lading.backends.vllm import FLAGS, VllmBackend
 from lading.errors import UsageError
 from lading.events import Phase
 from lading.hardware.inventory import Device, Gpu, HiddenBy, HiddenGpu, Inventory
 from lading.profiles.fit import Engine, Wish, fit
+from lading.profiles.options import EngineOptions
 from lading.profiles.profile import Profile
 from lading.units import GIB
-from tests.profiles.test_profiles import TINY
+from tests.profiles.situations import TINY
 
 LOGS = Path(__file__).parents[1] / "assets/engine-logs"
 BACKEND = VllmBackend()
@@ -143,7 +145,7 @@ def test_the_users_flags_become_wishes():
             "0.5",
         ]
     )
-    assert flags.wish == Wish(tp=2, max_model_len=32768, lora=True, gpu_utilization=0.5)
+    assert flags.wish == Wish(tp=2, lora=True, options=EngineOptions(max_model_len=32768, gpu_utilization=0.5))
     assert (flags.port, flags.host, flags.served_names, flags.model) == (9000, None, ("a", "b"), None)
 
 
@@ -159,7 +161,8 @@ def test_an_owned_flag_that_cannot_be_read_is_named(tokens):
 
 
 @pytest.mark.parametrize(
-    ("text", "length"), [("2048", 2048), ("32k", 32000), ("32K", 32768), ("1.5k", 1500), ("auto", None), ("-1", None)]
+    ("text", "length"),
+    [("2048", 2048), ("32k", 32000), ("32K", 32768), ("1.5k", 1500), ("auto", -1), ("-1", -1), ("1M", 1 << 20)],
 )
 def test_lengths_are_read_as_vllm_reads_them(text, length):
     assert parse_length(text) == length

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,9 +54,69 @@ def test_an_estimate_is_explained_term_by_term(tmp_path: Path) -> None:
     _, _, explained = done.stdout.partition("\n\n")
     first = explained.partition("\nvllm-bf16-tp2-pp1:")[0].splitlines()
     assert first[0].startswith("vllm-bf16-tp1-pp1: compatible: needs ")
-    names = ["weights", "rope_cache", "kv_cache", "activation", "non_torch", "cuda_graphs", "total"]
-    assert [line.split()[0] for line in first[1:]] == names
-    assert all(line.count("#") + line.count(".") >= 20 for line in first[1:])
+    names = ["weights", "rope_cache", "activation", "non_torch", "cuda_graphs", "kv_cache", "total", "KV"]
+    assert [line.split()[0] for line in first[1:9]] == names
+    assert all(line.count("#") + line.count(".") >= 20 for line in first[1:8])
+    assert "tokens in" in first[8]
+    two = explained.partition("\nvllm-bf16-tp2-pp1:")[2].partition("\nvllm-")[0].splitlines()
+    assert [line.split()[:2] for line in two if "GPU" in line.split()[:1]] == [["GPU", "0"], ["GPU", "1"]]
+
+
+JSON_KEYS = {
+    "profile_id", "name", "tags", "verdict", "reason", "remedy", "required_bytes_per_gpu", "max_model_len",
+    "suggested_max_model_len", "ranks",
+}  # fmt: skip
+RANK_KEYS = {
+    "rank", "weights_bytes", "activation_bytes", "non_torch_bytes", "cuda_graph_bytes", "lora_bytes", "kv_pool_bytes",
+    "kv_pool_tokens", "kv_bytes_per_request",
+}  # fmt: skip
+
+
+def listed(tmp_path: Path, *arguments: str) -> dict[str, dict[str, Any]]:
+    """The profiles of the demo model by name, of ``list-model-profiles --format json`` with these arguments."""
+    done = run(["list-model-profiles", "demo", "--format", "json", *arguments], environment(tmp_path))
+    assert done.returncode == 0, done.stderr
+    return {each["name"]: each for each in json.loads(done.stdout)["profiles"]}
+
+
+@pytest.mark.parametrize("engine", ["vllm==0.19.0", "sglang==0.5.23", "tensorrt_llm==1.1", "vllm"])
+def test_an_estimate_can_be_had_for_an_engine_that_is_not_here(tmp_path: Path, engine: str) -> None:
+    name = engine.partition("==")[0]
+    found = listed(tmp_path, "--gpus", "2xH100", "--engine", engine)
+    one = found[f"{name}-bf16-tp1-pp1"]
+    assert set(one) >= JSON_KEYS
+    assert one["verdict"] == "compatible"
+    assert [set(rank) >= RANK_KEYS for rank in found[f"{name}-bf16-tp2-pp1"]["ranks"]] == [True, True]
+    assert one["ranks"][0]["kv_pool_tokens"] > 0
+
+
+def test_flags_of_the_engine_change_the_estimate_and_not_the_ids(tmp_path: Path) -> None:
+    plain = listed(tmp_path, "--gpus", "H100")
+    flags = ("--max-model-len", "128", "--gpu-memory-utilization=0.5", "--kv-cache-dtype", "fp8", "--enforce-eager")
+    asked = listed(tmp_path, *flags, "--gpus", "H100")
+    assert {name: each["profile_id"] for name, each in plain.items()} == {
+        name: each["profile_id"] for name, each in asked.items()
+    }
+    before, after = plain["vllm-bf16-tp1-pp1"], asked["vllm-bf16-tp1-pp1"]
+    assert after["max_model_len"] == 128
+    assert after["have_bytes_per_gpu"] < before["have_bytes_per_gpu"]
+    assert after["ranks"][0]["cuda_graph_bytes"] == 0 < before["ranks"][0]["cuda_graph_bytes"]
+    assert after["ranks"][0]["kv_bytes_per_request"] < before["ranks"][0]["kv_bytes_per_request"] / 2
+
+
+def test_the_engine_that_is_named_says_whose_flags_they_are(tmp_path: Path) -> None:
+    found = listed(
+        tmp_path, "--engine=sglang", "--gpus", "H100", "--mem-fraction-static", "0.5", "--context-length", "64"
+    )
+    assert found["sglang-bf16-tp1-pp1"]["max_model_len"] == 64
+    wrong = run(["list-model-profiles", "demo", "--engine", "sglang", "--max-model-len", "64"], environment(tmp_path))
+    assert wrong.returncode == 2
+
+
+def test_an_engine_that_nobody_knows_is_one_clear_error(tmp_path: Path) -> None:
+    done = run(["list-model-profiles", "demo", "--engine", "ollama==1"], environment(tmp_path))
+    assert done.returncode == 2
+    assert "vllm, sglang, tensorrt_llm" in done.stderr
 
 
 @pytest.mark.parametrize("command", [["inventory"], ["list-model-profiles", "demo"]])

@@ -9,61 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lading.errors import NoRunnableProfile, UsageError
-from lading.hardware.inventory import Device, Gpu, Inventory
 from lading.model.attention import Kind, KvLayout
-from lading.model.facts import ModelFacts
-from lading.profiles.fit import Engine, Verdict, Wish, fit, longest_length
+from lading.profiles.fit import Verdict, Wish, longest_length
 from lading.profiles.generate import generate_profiles
-from lading.profiles.memory import KvNeed, Target, estimate, kv_pool_bytes
+from lading.profiles.options import EngineOptions
 from lading.profiles.profile import Profile
 from lading.profiles.select import select
+from lading.profiles.terms import KvNeed, RankEstimate
 from lading.units import GIB, MIB
-
-LLAMA_8B = ModelFacts(
-    architecture="LlamaForCausalLM", model_type="llama", precision="bf16", quantization=None,
-    weights_bytes=16_060_556_376, parameters=8_030_000_000, max_model_len=131_072, layers=32, hidden_size=4096,
-    attention_heads=32, kv_heads=8, head_dim=128, vocab_size=128_256, intermediate_size=14_336,
-    has_remote_code=False, kv=KvLayout({Kind.FULL: 32}, 0, 8, 256, 2),
-)  # fmt: skip
-TINY = replace(
+from tests.profiles.situations import (
+    CPU_VLLM,
+    GPU_VLLM,
     LLAMA_8B,
-    weights_bytes=7 * MIB,
-    max_model_len=2048,
-    layers=4,
-    kv_heads=2,
-    head_dim=64,
-    attention_heads=4,
-    hidden_size=256,
-    vocab_size=2000,
-    kv=KvLayout({Kind.FULL: 4}, 0, 2, 128, 2),
+    TINY,
+    fit_named,
+    fits_of,
+    laptop,
+    server,
 )
-
-
-def laptop(ram_bytes: int = 24 * GIB, available: int | None = None) -> Inventory:
-    return Inventory(
-        gpus=(), ram_bytes=ram_bytes, ram_available_bytes=ram_bytes if available is None else available, cpu_count=2
-    )
-
-
-def server(count: int, total_bytes: int = int(79.19 * GIB)) -> Inventory:
-    gpus = tuple(Gpu(i, "NVIDIA H100 80GB HBM3", total_bytes, total_bytes, (9, 0), "2330:10de") for i in range(count))
-    return Inventory(gpus=gpus, ram_bytes=512 * GIB, ram_available_bytes=512 * GIB, cpu_count=64)
-
-
-H100 = Target(Device.CUDA, int(79.19 * GIB), "NVIDIA H100 80GB HBM3", "0.33.0")
-CPU_VLLM = Engine("vllm", "0.32.0", Device.CPU, frozenset({"LlamaForCausalLM", "Qwen3ForCausalLM"}))
-GPU_VLLM = Engine("vllm", "0.33.0", Device.CUDA)
-
-
-def fits_of(facts: ModelFacts, machine: Inventory, wish: Wish = Wish(), engines: tuple[Engine, ...] | None = None):
-    engines = engines if engines is not None else ((CPU_VLLM,) if machine.device is Device.CPU else (GPU_VLLM,))
-    asked = [(wish.tp or 1, wish.pp or 1)] if wish.tp or wish.pp else []
-    profiles = generate_profiles(facts, ["vllm"], "hf://a/b:c", extra_sizes=asked)
-    return [fit(profile, facts, machine, engines, wish) for profile in profiles]
-
-
-def fit_named(fits, name: str):
-    return next(each for each in fits if each.profile.name == name)
 
 
 def test_names_ids_and_tags_are_those_of_nim():
@@ -88,7 +51,7 @@ def test_an_id_depends_on_every_tag_and_on_the_model():
 )
 def test_only_sizes_that_the_heads_allow_are_generated(heads, kv_heads, sizes):
     profiles = generate_profiles(replace(LLAMA_8B, attention_heads=heads, kv_heads=kv_heads), ["vllm"], "m")
-    assert [each.tp for each in profiles if not each.lora] == sizes
+    assert [each.tp for each in profiles if not each.lora and not each.online and each.pp == 1] == sizes
 
 
 @pytest.mark.parametrize(
@@ -97,28 +60,13 @@ def test_only_sizes_that_the_heads_allow_are_generated(heads, kv_heads, sizes):
 )
 def test_only_sizes_that_all_that_is_split_allows_are_generated(inner, vocabulary, sizes):
     facts = replace(LLAMA_8B, intermediate_size=inner, vocab_size=vocabulary)
-    assert [each.tp for each in generate_profiles(facts, ["vllm"], "m") if not each.lora] == sizes
+    plain = [each for each in generate_profiles(facts, ["vllm"], "m") if not each.lora and not each.online]
+    assert [each.tp for each in plain if each.pp == 1] == [each.tp for each in plain if each.pp == 2] == sizes
 
 
 def test_a_size_that_was_asked_for_is_generated_too():
     profiles = generate_profiles(TINY, ["vllm"], "m", extra_sizes=[(3, 2)])
     assert (3, 2) in [(each.tp, each.pp) for each in profiles]
-
-
-def test_terms_add_up_and_are_split_over_the_ranks():
-    whole = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), H100, 8192)
-    half = estimate(LLAMA_8B, Profile("vllm", "bf16", 2, 1, False, "m"), H100, 8192)
-    terms = {term.name: term.size_bytes for term in whole.terms}
-    assert whole.needed_bytes == sum(terms.values()) == whole.fixed_bytes + whole.kv_bytes
-    assert terms["weights"] == LLAMA_8B.weights_bytes
-    assert terms["kv_cache"] == (8192 + 16) * 131_072
-    assert {term.name: term.size_bytes for term in half.terms}["weights"] == LLAMA_8B.weights_bytes // 2
-
-
-def test_lora_takes_what_its_slots_take():
-    plain = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), H100, 8192)
-    lora = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, True, "m"), H100, 8192)
-    assert 60 * MIB < lora.needed_bytes - plain.needed_bytes < 120 * MIB
 
 
 def test_a_machine_without_gpus_runs_one_rank_on_the_cpu_and_says_so():
@@ -138,25 +86,22 @@ def test_low_memory_names_the_longest_length_that_fits():
     assert low.suggested_max_model_len % 256 == 0
     assert f"--max-model-len={low.suggested_max_model_len}" in low.remedy
     again = fit_named(
-        fits_of(LLAMA_8B, laptop(24 * GIB), Wish(max_model_len=low.suggested_max_model_len)), "vllm-bf16-tp1-pp1"
+        fits_of(LLAMA_8B, laptop(24 * GIB), Wish(options=EngineOptions(max_model_len=low.suggested_max_model_len))),
+        "vllm-bf16-tp1-pp1",
     )
     assert again.verdict is Verdict.COMPATIBLE
 
 
 @given(st.integers(1, 200), st.integers(1, 2000), st.sampled_from([0, 1, 3]))
-def test_the_suggested_length_always_fits_and_one_step_more_is_within_a_margin(room_gib, width, sliding):
+def test_the_suggested_length_always_fits_and_is_near_the_longest_that_does(pool_gib, width, sliding):
     layers = {Kind.FULL: 2} | ({Kind.SLIDING: sliding} if sliding else {})
-    needs = estimate(LLAMA_8B, Profile("vllm", "bf16", 1, 1, False, "m"), Target(Device.CPU, 0), 131_072)
     need = KvNeed(KvLayout(layers, 4096, 8, width, 2))
-    cache = replace(needs.terms[0], name="kv_cache", size_bytes=need.bytes_at(131_072))
-    needs = replace(needs, kv=need, terms=(*(each for each in needs.terms if each.name != "kv_cache"), cache))
-    have = room_gib * GIB
-    longest = longest_length(needs, have)
+    pool = pool_gib * GIB
+    longest = longest_length(RankEstimate(0, (), need, 131_072, pool, 0), pool)
     assert longest % 256 == 0
-    if longest:
-        assert needs.fixed_bytes + need.bytes_at(longest) <= have
-    if longest < 131_072 and needs.fixed_bytes < have:
-        assert needs.fixed_bytes + need.bytes_at(longest + 3 * 256) > have
+    assert need.bytes_at(longest) <= pool
+    if longest < 131_072:
+        assert need.bytes_at(longest + 256) > pool * 0.985
 
 
 def test_weights_beyond_the_memory_are_incompatible():
@@ -190,11 +135,13 @@ def test_an_architecture_that_the_engine_was_told_how_to_run_is_not_refused():
 
 
 def test_too_few_gpus_is_said_with_both_numbers():
-    assert fit_named(fits_of(LLAMA_8B, server(2)), "vllm-bf16-tp4-pp1").reason == "needs 4 GPUs, this machine has 2"
+    assert (
+        fit_named(fits_of(LLAMA_8B, server(count=2)), "vllm-bf16-tp4-pp1").reason == "needs 4 GPUs, this machine has 2"
+    )
 
 
 def test_unset_takes_the_fewest_devices_without_lora_and_says_why_not_the_others():
-    selection = select(fits_of(LLAMA_8B, server(8)), Wish())
+    selection = select(fits_of(LLAMA_8B, server(count=8)), Wish())
     assert selection.chosen.profile.name == "vllm-bf16-tp1-pp1"
     assert "fewest devices" in selection.reason
     why_not = {each.profile.name: why for each, why in selection.others}
@@ -203,7 +150,7 @@ def test_unset_takes_the_fewest_devices_without_lora_and_says_why_not_the_others
 
 
 def test_lora_profiles_are_taken_only_when_lora_is_asked_for():
-    assert select(fits_of(LLAMA_8B, server(1), Wish(lora=True)), Wish(lora=True)).chosen.profile.lora
+    assert select(fits_of(LLAMA_8B, server(count=1), Wish(lora=True)), Wish(lora=True)).chosen.profile.lora
 
 
 NAME = "vllm-bf16-tp2-pp1"
@@ -211,7 +158,7 @@ NAME = "vllm-bf16-tp2-pp1"
 
 @pytest.mark.parametrize("spelling", ["name", "id", "prefix", "display", "lora"])
 def test_a_profile_is_found_by_every_spelling(spelling):
-    fits = fits_of(LLAMA_8B, server(8))
+    fits = fits_of(LLAMA_8B, server(count=8))
     wanted = fit_named(fits, NAME + ("-feat_lora" if spelling == "lora" else "")).profile
     text = {
         "name": wanted.name, "id": wanted.id, "prefix": wanted.id[:8],
@@ -221,18 +168,18 @@ def test_a_profile_is_found_by_every_spelling(spelling):
 
 
 def test_default_is_the_best_that_fits():
-    assert select(fits_of(LLAMA_8B, server(8)), Wish(profile="default")).chosen.profile.tp == 1
+    assert select(fits_of(LLAMA_8B, server(count=8)), Wish(profile="default")).chosen.profile.tp == 1
 
 
 def test_an_unknown_profile_names_the_nearest():
     with pytest.raises(UsageError) as refusal:
-        select(fits_of(LLAMA_8B, server(8)), Wish(profile="vllm-fp8-tp2-pp1"))
+        select(fits_of(LLAMA_8B, server(count=8)), Wish(profile="vllm-bf16-tp3-pp1"))
     assert NAME in refusal.value.remedy
 
 
 def test_parallel_flags_win_over_the_named_profile():
     wish = Wish(profile=NAME, tp=4)
-    assert select(fits_of(LLAMA_8B, server(8), wish), wish).chosen.profile.tp == 4
+    assert select(fits_of(LLAMA_8B, server(count=8), wish), wish).chosen.profile.tp == 4
 
 
 def test_a_named_profile_starts_even_when_memory_looks_short_but_not_when_it_cannot_run():
@@ -266,7 +213,7 @@ def test_no_profiles_at_all_is_an_error_too():
 )
 def test_the_cpu_kv_pool_follows_the_granted_ram(facts, machine, low, high):
     needs = fit_named(fits_of(facts, machine), "vllm-bf16-tp1-pp1").estimate
-    pool = kv_pool_bytes(needs, machine)
+    pool = needs.binding.kv_pool_bytes
     assert pool % MIB == 0
     assert low <= pool <= high
     assert pool >= needs.kv_bytes

@@ -16,6 +16,7 @@ from lading.backends.arguments import Flag
 from lading.events import Phase
 from lading.hardware.inventory import Device, Inventory
 from lading.profiles.fit import Fit, Wish
+from lading.profiles.rules import Support
 from lading.secret import Secret
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Installation:
     """An engine found on this machine.
 
     ``argv`` starts its command line (``("/…/bin/vllm",)``); ``environ`` is what every start of it needs.
-    ``architectures`` are the model classes it says it runs; empty when it could not be asked.
+    ``architectures`` are the model classes it says it runs; empty when it could not be asked. ``packages`` is where
+    its source can be read; None for one that is only assumed.
     """
 
     backend: str
@@ -48,6 +50,7 @@ class Installation:
     environ: Mapping[str, str]
     architectures: frozenset[str]
     origin: str
+    packages: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,9 @@ class Backend(Protocol):
 
     def read_flags(self, tokens: Sequence[str]) -> UserFlags:
         """What ``tokens`` ask for; raises UsageError for a value of an owned flag that cannot be read. Pure."""
+
+    def support(self, installation: Installation, architecture: str) -> Support:
+        """What an installation can do with an architecture. Reads files, starts nothing."""
 
     def endpoint(self, installation: Installation, directory: Path) -> Endpoint:
         """Where a new engine shall listen: a socket in ``directory``, or a free loopback port."""

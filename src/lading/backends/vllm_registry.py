@@ -35,6 +35,21 @@ def architectures(site_packages: Path) -> frozenset[str]:
     return own | _text_models_of_transformers(site_packages) if _FALLBACK in own else own
 
 
+def class_of(site_packages: Path, architecture: str) -> tuple[str, str] | None:
+    """The module (below the registry's folder) and class that run ``architecture``; None where that cannot be read."""
+    try:
+        module = ast.parse((site_packages / REGISTRY).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return None
+    for statement in module.body:
+        for key, value in _table_items(statement):
+            if isinstance(key, ast.Constant) and key.value == architecture and isinstance(value, ast.Tuple):
+                names = [each.value for each in value.elts if isinstance(each, ast.Constant)]
+                if len(names) == 2 and all(isinstance(each, str) for each in names):  # module, class
+                    return str(names[0]), str(names[1])
+    return None
+
+
 def _text_models_of_transformers(site_packages: Path) -> frozenset[str]:
     try:
         source = (site_packages / TRANSFORMERS_AUTO).read_text(encoding="utf-8")
@@ -45,19 +60,19 @@ def _text_models_of_transformers(site_packages: Path) -> frozenset[str]:
 
 def _names(module: ast.Module) -> Iterator[str]:
     for statement in module.body:
-        for key in _table_keys(statement):
+        for key, _ in _table_items(statement):
             if isinstance(key, ast.Constant) and isinstance(key.value, str):
                 yield key.value
 
 
-def _table_keys(statement: ast.stmt) -> list[ast.expr | None]:
-    """The keys of a module-level dictionary of models; a merged dictionary (``**other``) has None for one."""
+def _table_items(statement: ast.stmt) -> list[tuple[ast.expr | None, ast.expr]]:
+    """The items of a module-level dictionary of models; a merged dictionary (``**other``) has None for a key."""
     match statement:
-        case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys)):
+        case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys, values=values)):
             pass
-        case ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=keys)):
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.Dict(keys=keys, values=values)):
             pass
         case _:
             return []
     is_models = name.startswith("_") and name.endswith("_MODELS") and name not in _NOT_RUN
-    return keys if is_models else []
+    return list(zip(keys, values, strict=True)) if is_models else []

@@ -23,7 +23,6 @@ from lading.cli.serve_arguments import ServeArguments
 from lading.errors import UsageError
 from lading.events import Report
 from lading.plan import Globs
-from lading.profiles.fit import Wish
 from lading.settings import Settings
 from lading.settings_table import DEFAULT_CACHE_PATH
 from lading.uri import ModelUri, Scheme
@@ -58,45 +57,13 @@ def serve(tokens: Sequence[str], session: Session) -> int:
     arguments = ServeArguments.parse(tokens, _backend())
     session = _with_flags(session, arguments.flags)
     request = _serve_request(arguments, session.settings)
-    world = _surroundings(session)
+    world = surroundings_of(session)
     if OwnFlag.DRY_RUN in arguments.flags:
         from lading.cli.render import render_service_plan
 
         sys.stdout.write(render_service_plan(plan_service(request, world, session.report), session.environ))
         return 0
     return asyncio.run(run(request, world))
-
-
-def list_model_profiles(
-    model: str | None,
-    *,
-    as_json: bool,
-    refresh: bool,
-    session: Session,
-    gpus: str | None = None,
-    explain: bool = False,
-) -> int:
-    """``lading list-model-profiles [MODEL]``: for this machine, or for the one that ``gpus`` describes."""
-    from lading.cli.render import render_explanation, render_listing, render_listing_json
-    from lading.resolve import Consultation, list_profiles
-
-    uri = _model(model, session.settings)
-    world = _surroundings(session)
-    machine = _described_machine(gpus, session) if gpus else world.machine()
-    source = world.source_for(uri, session.report)
-    listing = list_profiles(
-        uri,
-        _settings_wish(session.settings),
-        source=source,
-        cache=None if source.in_place else world.open_cache(),
-        machine=machine,
-        world=Consultation(refresh, session.report, _globs(session.settings)),
-    )
-    render = render_listing_json if as_json else render_listing
-    sys.stdout.write(render(listing, machine.inventory))
-    if explain and not as_json:
-        sys.stdout.write(f"\n{render_explanation(listing)}")
-    return 0
 
 
 def inventory(gpus: str | None, *, as_json: bool, session: Session) -> int:
@@ -119,7 +86,7 @@ def doctor(model: str | None, *, as_json: bool, session: Session) -> int:
     from lading.sources.member import Context
     from lading.sources.proxy import proxy_for
 
-    uri = _model(model, session.settings)
+    uri = model_named(model, session.settings)
     found = examine(uri, source_for(uri, session.settings, session.report))
     network = Context(session.settings, session.report).network
     proxy = proxy_for(found.access.endpoint, network.proxies) if found.access else None
@@ -150,8 +117,8 @@ def engine_list(session: Session) -> int:
     """``lading engine list``."""
     from lading.cli.render import render_engines
 
-    installations = _installations(session)
-    sys.stdout.write(render_engines(_engines(session.settings, session.environ).installed(), installations))
+    found = found_installations(session)
+    sys.stdout.write(render_engines(_engines(session.settings, session.environ).installed(), found))
     return 0
 
 
@@ -211,20 +178,19 @@ def _serve_request(arguments: ServeArguments, settings: Settings) -> ServeReques
     """Command line over ``NIM_PASSTHROUGH_ARGS`` over ``NIM_*`` over what follows from the model."""
     from lading.serve import ServeRequest
 
-    passthrough = _shell_words(settings.passthrough_args)
-    user_arguments = _user_arguments(settings, passthrough, arguments.engine_tokens)
-    flags = _backend().read_flags([token for each in user_arguments for token in each.tokens])
-    uri = _model(arguments.model, settings)
+    asked = arguments_of(settings, arguments.engine_tokens)
+    flags = _backend().read_flags([token for each in asked for token in each.tokens])
+    uri = model_named(arguments.model, settings)
     return ServeRequest(
         model=uri,
         served_names=flags.served_names or _settings_names(settings) or _default_names(uri),
         wish=replace(flags.wish, profile=settings.model_profile),
-        user_arguments=user_arguments,
+        user_arguments=asked,
         host=flags.host or settings.host,
         port=settings.server_port if flags.port is None else flags.port,
         stop_seconds=settings.stop_seconds,
         refresh=OwnFlag.REFRESH in arguments.flags,
-        globs=_globs(settings),
+        globs=globs_of(settings),
         transfer=transfer_options(settings),
         api_key=flags.api_key,
         repository_override=settings.repository_override or "",
@@ -233,7 +199,8 @@ def _serve_request(arguments: ServeArguments, settings: Settings) -> ServeReques
     )
 
 
-def _globs(settings: Settings) -> Globs:
+def globs_of(settings: Settings) -> Globs:
+    """Which files the settings include and exclude."""
     return Globs.parse(settings.include, settings.exclude)
 
 
@@ -250,12 +217,12 @@ def transfer_options(settings: Settings) -> TransferOptions:
     )
 
 
-def _user_arguments(settings: Settings, passthrough: Sequence[str], tokens: Sequence[str]) -> tuple[Argument, ...]:
+def arguments_of(settings: Settings, tokens: Sequence[str]) -> tuple[Argument, ...]:
     """All that the user asked of the engine, least important first: in argparse the last wins."""
     length = settings.max_model_len
     asked = (
         Argument(("--max-model-len", str(length)) if length else (), "NIM_MAX_MODEL_LEN"),
-        Argument(tuple(passthrough), "NIM_PASSTHROUGH_ARGS"),
+        Argument(tuple(_shell_words(settings.passthrough_args)), "NIM_PASSTHROUGH_ARGS"),
         Argument(tuple(tokens), "command line"),
     )
     return tuple(each for each in asked if each.tokens)
@@ -270,7 +237,8 @@ def _shell_words(text: str) -> list[str]:
         ) from None
 
 
-def _model(text: str | None, settings: Settings) -> ModelUri:
+def model_named(text: str | None, settings: Settings) -> ModelUri:
+    """The model that was named, or that the settings name; raises UsageError where neither does."""
     named = text or settings.model_path
     if not named:
         raise UsageError("no model was named", remedy="lading serve hf://ORG/MODEL, or set NIM_MODEL_PATH")
@@ -291,12 +259,6 @@ def _default_names(uri: ModelUri) -> tuple[str, ...]:
     from lading.demo import demo_model_directory
 
     return (DEMO_SERVED_NAME,) if uri.location == str(demo_model_directory()) else (uri.served_name,)
-
-
-def _settings_wish(settings: Settings) -> Wish:
-    arguments = _user_arguments(settings, _shell_words(settings.passthrough_args), ())
-    flags = _backend().read_flags([token for each in arguments for token in each.tokens])
-    return replace(flags.wish, profile=settings.model_profile)
 
 
 def _with_flags(session: Session, flags: frozenset[OwnFlag]) -> Session:
@@ -323,7 +285,8 @@ def opened_cache(session: Session) -> CacheRoot:
     )
 
 
-def _surroundings(session: Session) -> Surroundings:
+def surroundings_of(session: Session) -> Surroundings:
+    """What use cases need of the world, as the settings say."""
     from lading.serve import Surroundings
     from lading.sources import source_for
 
@@ -341,21 +304,11 @@ def _machine(session: Session) -> Machine:
     from lading.hardware.probe import probe
     from lading.resolve import Machine
 
-    return Machine(probe(session.environ), tuple(_installations(session)))
+    return Machine(probe(session.environ), tuple(found_installations(session)))
 
 
-def _described_machine(gpus: str, session: Session) -> Machine:
-    """The machine described, with the engines of this one as if each were the build for it, or one that is assumed."""
-    from lading.hardware.catalogue import described
-    from lading.resolve import DEFAULT_BACKEND, Machine
-
-    found = described(gpus)
-    assumed = Installation(DEFAULT_BACKEND, "of any version", found.device, (), {}, frozenset(), "assumed")
-    engines = [replace(each, device=found.device) for each in _installations(session)] or [assumed]
-    return Machine(found, tuple(engines))
-
-
-def _installations(session: Session) -> list[Installation]:
+def found_installations(session: Session) -> list[Installation]:
+    """The engines of this machine."""
     engines = _engines(session.settings, session.environ)
     search_path = session.environ.get("PATH", os.defpath)
     return [found for backend in BACKENDS.values() for found in backend.installations(search_path, engines)]

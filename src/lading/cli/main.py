@@ -14,16 +14,18 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from lading.cli.parser import CACHE, DOCTOR, ENGINE, INVENTORY, LIST, SERVE, SETTINGS, command_line
+from lading.cli.engine_flags import split_engine_flags
+from lading.cli.parser import CACHE, DOCTOR, ENGINE, INVENTORY, LIST, PLAN, SERVE, SETTINGS, command_line
 from lading.errors import LadingError, UsageError
 from lading.settings import Settings
 
 if TYPE_CHECKING:
     from lading.cli.commands import Session
     from lading.cli.log import EventLog
+    from lading.cli.profile_commands import Enquiry
 
 _ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
-_COMMANDS = (SERVE, LIST, DOCTOR, CACHE, INVENTORY, ENGINE, SETTINGS)
+_COMMANDS = (SERVE, LIST, PLAN, DOCTOR, CACHE, INVENTORY, ENGINE, SETTINGS)
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
 
 
@@ -85,7 +87,9 @@ def _dispatch(argv: list[str], *, debug: bool) -> int:
     command, rest = _split(argv)
     if command == SERVE and not {"-h", "--help"} & set(rest):
         return _serve(rest, debug=debug)
+    rest, engine_tokens = split_engine_flags(rest) if command in (LIST, PLAN) else (rest, [])
     options = command_line().parse_args([command, *rest] if command else rest)
+    options.engine_tokens = engine_tokens
     if options.command is None:
         command_line().print_help()
         return 0
@@ -134,16 +138,21 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
     session = commands.Session(settings, dict(os.environ), log)
     match options.command:
         case "list-model-profiles":
-            named = options.model or options.model_flag
-            as_json = options.format == "json"
-            return commands.list_model_profiles(
-                named,
-                as_json=as_json,
+            from lading.cli import profile_commands
+
+            return profile_commands.list_model_profiles(_enquiry(options), session)
+        case "plan":
+            from lading.cli import profile_commands
+            from lading.cli.profile_commands import Enquiry
+
+            asked = Enquiry(
+                model=options.model,
+                as_json=options.format == "json",
                 refresh=options.refresh,
-                session=session,
-                gpus=options.gpus,
-                explain=options.explain,
+                engine=options.engine,
+                engine_tokens=tuple(options.engine_tokens),
             )
+            return profile_commands.plan(asked, session)
         case "inventory":
             return commands.inventory(options.gpus, as_json=options.json, session=session)
         case "doctor":
@@ -156,6 +165,20 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             return _engine(options, session)
         case _:
             return commands.show_settings()
+
+
+def _enquiry(options: argparse.Namespace) -> Enquiry:
+    from lading.cli.profile_commands import Enquiry
+
+    return Enquiry(
+        model=options.model or options.model_flag,
+        as_json=options.format == "json",
+        refresh=options.refresh,
+        explain=options.explain,
+        gpus=options.gpus,
+        engine=options.engine,
+        engine_tokens=tuple(options.engine_tokens),
+    )
 
 
 def _engine(options: argparse.Namespace, session: Session) -> int:

@@ -8,6 +8,7 @@ from lading import __version__
 
 SERVE = "serve"
 LIST = "list-model-profiles"
+PLAN = "plan"
 CACHE = "cache"
 DOCTOR = "doctor"
 ENGINE = "engine"
@@ -18,6 +19,12 @@ SETTINGS = "settings"
 _GPUS_HELP = (
     "another machine than this one: 8xH100-80GB, 2xL40S, 7xH100-80GB:1g.10gb (MIG), "
     "or a file that `lading inventory --json` wrote"
+)
+_ENGINE_HELP = "an engine, installed or not: vllm, vllm==0.19.0, sglang==0.5.23, tensorrt_llm; unset: those found here"
+_FLAGS_HELP = (
+    "The engine's flags that change its memory are read too: --max-model-len 32K, --gpu-memory-utilization 0.95, "
+    "--max-num-seqs, --max-num-batched-tokens, --kv-cache-dtype fp8, --quantization fp8, --enforce-eager, "
+    "--tensor-parallel-size 4, --enable-lora --max-loras 4 --max-lora-rank 64 ..."
 )
 
 
@@ -33,6 +40,7 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_serve(commands)
     _add_list(commands)
+    _add_plan(commands)
     _add_doctor(commands)
     _add_cache(commands)
     _add_inventory(commands)
@@ -58,7 +66,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     listing = commands.add_parser(
-        LIST, help="show which profiles of a model fit this machine, and why", allow_abbrev=False
+        LIST, help="show which profiles of a model fit this machine, and why", allow_abbrev=False, epilog=_FLAGS_HELP
     )
     listing.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
     listing.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as NIM 1.x spells it")
@@ -66,7 +74,22 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     listing.add_argument("--refresh", action="store_true", help="ask the source again even if the model is cached")
     listing.add_argument("--explain", action="store_true", help="show what each profile's memory goes to, term by term")
     listing.add_argument("--gpus", metavar="GPUS", help=_GPUS_HELP)
+    listing.add_argument("--engine", metavar="ENGINE", help=_ENGINE_HELP)
     listing.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser(
+        PLAN,
+        help="show which GPUs of the catalogue could serve a model, how long a sequence and how many at once",
+        allow_abbrev=False,
+        epilog=_FLAGS_HELP,
+    )
+    plan.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
+    plan.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    plan.add_argument("--refresh", action="store_true", help="ask the source again even if the model is cached")
+    plan.add_argument("--engine", metavar="ENGINE", help=_ENGINE_HELP)
+    plan.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
 
 
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lading.hardware.inventory import Device, Gpu, Inventory
-from lading.profiles.fit import Fit, Verdict
-from lading.units import GIB, format_bytes
+from lading.hardware.inventory import Gpu, Inventory
+from lading.units import format_bytes
 
 if TYPE_CHECKING:
     from lading.backends.environment import EngineEnvironment, InstallPlan
     from lading.backends.interface import Installation
-    from lading.resolve import Listing
     from lading.serve import ServicePlan
 
-_FREE_GPU_SHARE = 0.05
-_GROUPS = (
-    ("Compatible with system and runnable", Verdict.COMPATIBLE),
-    ("Compatible with system but low memory", Verdict.LOW_MEMORY),
-    ("Incompatible with system", Verdict.INCOMPATIBLE),
-)
-_BAR_WIDTH = 20
 _SECRET_FLAGS = ("--api-key",)
 _MASK = "***"
-
-
-def render_listing(listing: Listing, inventory: Inventory) -> str:
-    """The profiles of a model in the form that NIM prints and other programs parse."""
-    lines = ["SYSTEM INFO", *_system(inventory), "MODEL PROFILES"]
-    for title, verdict in _GROUPS:
-        plain = [each for each in listing.fits if each.verdict is verdict and not each.profile.lora]
-        lora = [each for each in listing.fits if each.verdict is verdict and each.profile.lora]
-        lines += _group(f"- {title}:", plain, lora, inventory.device)
-    return "\n".join(lines) + "\n"
-
-
-def _system(inventory: Inventory) -> list[str]:
-    free = [each for each in inventory.gpus if each.used_share <= _FREE_GPU_SHARE]
-    busy = [each for each in inventory.gpus if each.used_share > _FREE_GPU_SHARE]
-    lines = []
-    for title, gpus in (("- Free GPUs:", free), ("- Non-free GPUs:", busy)):
-        lines += [title if gpus else f"{title} <None>"]
-        lines += [
-            f"  -  [{each.pci_id}] ({each.index}) {each.name} [current utilization: {each.used_share:.0%}]"
-            for each in gpus
-        ]
-    if inventory.device is Device.CPU:
-        lines.append(f"- CPU: {inventory.cpu_count} cores, {format_bytes(inventory.ram_bytes)} of RAM granted")
-    return lines
 
 
 def render_inventory(inventory: Inventory) -> str:
@@ -87,81 +52,6 @@ def render_inventory_json(inventory: Inventory) -> str:
     return json.dumps(inventory.to_json(), indent=2) + "\n"
 
 
-def _group(title: str, plain: Sequence[Fit], lora: Sequence[Fit], device: Device) -> list[str]:
-    if not plain and not lora:
-        return [f"{title} <None>"]
-    lines = [title, *(f"  - {_profile_line(each, device)}" for each in plain)]
-    if lora:
-        lines += ["  - With LoRA support:", *(f"    - {_profile_line(each, device)}" for each in lora)]
-    return lines
-
-
-def _profile_line(each: Fit, device: Device) -> str:
-    notes = [f"requires >={required_gib(each)} GB/gpu"]
-    if device is Device.CPU and each.verdict is not Verdict.INCOMPATIBLE:
-        notes.append("of RAM: it runs on the CPU")
-    if each.verdict is Verdict.LOW_MEMORY and each.suggested_max_model_len:
-        notes.append(f"try --max-model-len={each.suggested_max_model_len}")
-    if each.verdict is Verdict.INCOMPATIBLE:
-        notes.append(each.reason)
-    return f"{each.profile.id} ({each.profile.name}) [{', '.join(notes)}]"
-
-
-def required_gib(each: Fit) -> int:
-    """The GiB that a GPU (or the machine) must have for the profile; NIM prints them as GB."""
-    return math.ceil(each.needed_bytes / GIB)
-
-
-def render_explanation(listing: Listing) -> str:
-    """Each profile's estimate: its terms, each with a bar of the share of a GPU's budget, or the RAM's."""
-    return "\n".join("\n".join(_explained(each)) for each in listing.fits) + "\n"
-
-
-def _explained(each: Fit) -> Iterable[str]:
-    yield f"{each.profile.name}: {each.verdict}: {each.reason}"
-    if each.remedy:
-        yield f"  try: {each.remedy}"
-    for term in each.estimate.terms:
-        bar = _bar(term.size_bytes, each.have_bytes)
-        yield f"  {term.name:<15}{format_bytes(term.size_bytes):>10}  {bar}  {term.how}"
-    total, have = each.needed_bytes, each.have_bytes
-    yield f"  {'total':<15}{format_bytes(total):>10}  {_bar(total, have)}  of {format_bytes(have)}"
-
-
-def _bar(size_bytes: int, have_bytes: int) -> str:
-    """So much of a budget, in twentieths; ``>`` at the end where it is more than there is."""
-    filled = round(_BAR_WIDTH * size_bytes / have_bytes) if have_bytes else _BAR_WIDTH + 1
-    return f"{'#' * min(filled, _BAR_WIDTH):.<{_BAR_WIDTH}}{'>' if filled > _BAR_WIDTH else ' '}"
-
-
-def render_listing_json(listing: Listing, inventory: Inventory) -> str:
-    """The same as JSON: the machine, the model, every profile with verdict, reason, remedy and terms."""
-    document = {
-        "model": str(listing.model),
-        "revision": listing.manifest.revision,
-        "architecture": listing.facts.architecture,
-        "inventory": inventory.to_json(),
-        "profiles": [_fit_json(each) for each in listing.fits],
-    }
-    return json.dumps(document, indent=2) + "\n"
-
-
-def _fit_json(each: Fit) -> dict[str, Any]:
-    return {
-        "profile_id": each.profile.id,
-        "name": each.profile.name,
-        "tags": each.profile.tags,
-        "verdict": str(each.verdict),
-        "reason": each.reason,
-        "remedy": each.remedy,
-        "required_bytes_per_gpu": each.needed_bytes,
-        "have_bytes_per_gpu": each.have_bytes,
-        "max_model_len": each.estimate.max_model_len,
-        "suggested_max_model_len": each.suggested_max_model_len,
-        "terms": {term.name: term.size_bytes for term in each.estimate.terms},
-    }
-
-
 def render_service_plan(plan: ServicePlan, environ: Mapping[str, str]) -> str:
     """What ``serve --dry-run`` prints: the model, the profile and why, the bytes, each engine argument's origin."""
     listing, chosen = plan.listing, plan.selection.chosen
@@ -173,6 +63,9 @@ def render_service_plan(plan: ServicePlan, environ: Mapping[str, str]) -> str:
         ("architecture", f"{listing.facts.architecture}, {listing.facts.precision}"),
         ("profile", f"{chosen.profile.name} ({chosen.profile.id})"),
         ("because", plan.selection.reason),
+        *((("idle", plan.selection.idle),) if plan.selection.idle else ()),
+        *((("but", chosen.warning),) if chosen.warning else ()),
+        *(("not chosen", f"{each.profile.name}: {why}") for each, why in plan.selection.others),
         *((f"  {term.name}", f"{format_bytes(term.size_bytes)}  {term.how}") for term in chosen.estimate.terms),
         ("engine", f"{plan.installation.backend} {plan.installation.version} on the {plan.installation.device}"),
         ("cache", str(plan.cache.path) if plan.cache else "not used"),

@@ -49,6 +49,7 @@ class KvLayout:
     ``heads`` KV heads of ``width`` elements each per token (keys and values together); 0 heads for a latent vector of
     ``width`` elements, which ranks do not share. ``extra_bytes`` per token and layer come beside them. ``state_bytes``
     is what one layer of kind STATE keeps of a request. ``is_exact`` is False where a part is bounded and not known.
+    ``block_tokens`` is how many tokens a block has room for where no state makes it longer.
     """
 
     layers: Mapping[Kind, int]
@@ -59,6 +60,7 @@ class KvLayout:
     extra_bytes: int = 0
     state_bytes: int = 0
     is_exact: bool = True
+    block_tokens: int = BLOCK_TOKENS
 
     def token_bytes(self, tp: int = 1) -> int:
         """Bytes of one token in one layer of attention, on one of ``tp`` ranks: a rank never has less than a head."""
@@ -78,25 +80,26 @@ class KvLayout:
             return 0
         block, groups = self._block(tp), self._groups()
         needed = sum(count * self._blocks(kind, tokens, block, batched_tokens) for kind, count in groups.items())
-        return (needed + 1) * self._page_bytes(tp)
+        return (needed + 1) * self.page_bytes(tp)
 
     def pool_tokens(self, pool_bytes: int, *, tp: int = 1) -> int:
         """How many tokens a pool has room for, as vLLM up to 0.19 prints it: the same number in every group."""
-        blocks = pool_bytes // self._page_bytes(tp)
+        blocks = pool_bytes // self.page_bytes(tp)
         return int(blocks // sum(self._groups().values()) * self._block(tp))
 
     def _groups(self) -> dict[Kind, int]:
         size = min(self.layers.values())
         return {kind: ceil(count / size) for kind, count in self.layers.items()}
 
-    def _page_bytes(self, tp: int) -> int:
+    def page_bytes(self, tp: int = 1) -> int:
+        """Bytes of one block of the pool on one of ``tp`` ranks: what the layers of one group keep of its tokens."""
         return min(self.layers.values()) * self._block(tp) * self.token_bytes(tp)
 
     def _block(self, tp: int) -> int:
         if Kind.STATE not in self.layers:
-            return BLOCK_TOKENS
+            return self.block_tokens
         tokens = ceil(self.state_bytes / tp / self.token_bytes(tp))
-        return max(BLOCK_TOKENS, ceil(tokens / BLOCK_TOKENS) * BLOCK_TOKENS)
+        return max(self.block_tokens, ceil(tokens / self.block_tokens) * self.block_tokens)
 
     def _blocks(self, kind: Kind, tokens: int, block: int, batched_tokens: int) -> int:
         match kind:

@@ -54,13 +54,25 @@ _FLOATS = {"BF16", "F16", "F32", "F64"}
 
 
 @dataclass(frozen=True, slots=True)
+class VisionFacts:
+    """The encoder that turns images into tokens: its sizes, and the most patches and tokens that one image becomes."""
+
+    hidden_size: int
+    intermediate_size: int
+    patches_per_image: int
+    tokens_per_image: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """A model as far as placing it on a machine needs.
 
     ``weights_bytes`` are the bytes that the engine will hold, all ranks together. ``kv`` says what a request takes of
     the KV cache; None where the config does not tell. ``notes`` say in sentences what could not be known. ``weights``
     says where the weights go when they are split; None where they could not be read. ``rotary_dim`` is 0 without rotary
-    positions; ``experts_per_token`` 0 without experts, whose inner size is ``expert_size``.
+    positions; ``experts_per_token`` 0 without experts, whose inner size is ``expert_size``. ``vision`` is None for
+    models that read no images. ``quantization_group`` is how many weights of a row share a scale (the side of a block
+    of fp8); 0 for one scale per tensor or channel.
     """
 
     architecture: str
@@ -84,6 +96,8 @@ class ModelFacts:
     rotary_dim: int = 0
     experts_per_token: int = 0
     expert_size: int = 0
+    vision: VisionFacts | None = None
+    quantization_group: int = 0
 
     @property
     def rope_cache_bytes(self) -> int:
@@ -168,6 +182,7 @@ def gather_facts(
         rotary_dim=_rotary_dim(text, _head_dim(fields)),
         experts_per_token=_positive(text, _EXPERTS_PER_TOKEN) or 0,
         expert_size=_positive(text, _EXPERT_SIZES) or 0,
+        quantization_group=_quantization_group(config, text),
     )
 
 
@@ -273,6 +288,20 @@ def _quantization(
             return _Quantization(method, "int8_bnb" if declared.get("load_in_8bit") else "int4_bnb", False)
         case _:
             return _Quantization(method, f"int{bits if type(bits) is int else 4}_{method}", False)
+
+
+def _quantization_group(config: Mapping[str, Any], text: Mapping[str, Any]) -> int:
+    """How many weights share one scale, wherever the quantisation config says it; 0 where it does not."""
+    declared = config.get("quantization_config") or text.get("quantization_config") or config.get("compression_config")
+    if not isinstance(declared, dict):
+        return 0
+    block = declared.get("weight_block_size")
+    if isinstance(block, list) and block and type(block[0]) is int:
+        return block[0]
+    groups = declared.get("config_groups")
+    first: object = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    weights = first.get("weights") if isinstance(first, dict) else None
+    return max(0, _positive(weights if isinstance(weights, dict) else declared, ("group_size", "q_group_size")) or 0)
 
 
 def _modelopt(declared: Mapping[str, Any]) -> _Quantization:

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
 
 from lading.hardware.inventory import Device, Inventory
 from lading.model.facts import ModelFacts
-from lading.profiles.memory import FALLBACK_LENGTH, Estimate, Target, estimate
-from lading.profiles.overhead import constants_for
+from lading.profiles.generate import TENSOR_PARALLEL_SIZES
+from lading.profiles.memory import estimate
+from lading.profiles.options import LONGEST_THAT_FITS, EngineOptions
 from lading.profiles.profile import Profile
+from lading.profiles.rules import Refusal, Support, precision_refusal, shape_refusal, unpacks_weights
+from lading.profiles.terms import Estimate, RankEstimate, Target
 from lading.units import format_bytes
 
-RAM_UTILIZATION = 0.95
 LENGTH_STEP = 256  # NIM rounds its suggestion down to this
 FLOOR_LENGTH = 2048  # shorter than this is not worth suggesting
+MARGIN = 0.01
+"""Of the pool, and a tenth of it of the budget: kept free when a length is suggested, since both are estimates."""
 
 
 class Verdict(StrEnum):
@@ -33,25 +37,25 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a user asked for; None where nothing was said."""
+    """What a user asked for; None where nothing was said. ``options`` are those that change the engine's memory."""
 
     profile: str | None = None
     tp: int | None = None
     pp: int | None = None
     lora: bool = False
-    max_model_len: int | None = None
-    gpu_utilization: float | None = None
     any_architecture: bool = False  # the engine was told how to run what it does not list
+    options: EngineOptions = field(default_factory=EngineOptions)
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What fitting needs to know of an installed engine: which classes it runs (empty: unknown), and on what."""
+    """What fitting needs to know of an engine: which classes it runs (empty: unknown), on what, and how this model."""
 
     backend: str
     version: str
     device: Device
     architectures: frozenset[str] = frozenset()
+    support: Support = field(default_factory=Support)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ class Fit:
     """A profile on a machine.
 
     ``needed_bytes`` and ``have_bytes`` are per GPU, or of the machine's RAM on the CPU. ``suggested_max_model_len`` is
-    the longest length that fits, set for LOW_MEMORY where shortening helps.
+    the longest length that fits, set for LOW_MEMORY where shortening helps, and ``suggested_bytes`` what is needed
+    then. ``warning`` says what may go wrong though the verdict stands.
     """
 
     profile: Profile
@@ -69,6 +74,8 @@ class Fit:
     reason: str
     remedy: str | None = None
     suggested_max_model_len: int | None = None
+    suggested_bytes: int | None = None
+    warning: str | None = None
 
     @property
     def needed_bytes(self) -> int:
@@ -83,82 +90,153 @@ class Fit:
 
 def fit(profile: Profile, facts: ModelFacts, inventory: Inventory, engines: Iterable[Engine], wish: Wish) -> Fit:
     """How ``profile`` meets the machine. Pure."""
-    device = inventory.device
     engine = next((each for each in engines if each.backend == profile.backend), None)
-    target = _target(inventory, engine)
-    needs = estimate(facts, profile, target, wish.max_model_len)
-    default = constants_for(target.engine_version).utilization
-    have = int(target.total_bytes * (RAM_UTILIZATION if device is Device.CPU else wish.gpu_utilization or default))
+    needs = estimate(facts, profile, _target(inventory, engine, profile, wish.options))
     if refusal := _refusal(profile, facts, inventory, engine, wish):
-        return Fit(profile, Verdict.INCOMPATIBLE, needs, have, *refusal)
-    return _by_memory(profile, facts, needs, have, device)
+        return Fit(profile, Verdict.INCOMPATIBLE, needs, needs.budget_bytes, refusal.reason, refusal.remedy)
+    return _by_memory(profile, facts, needs, inventory, wish)
 
 
-def _target(inventory: Inventory, engine: Engine | None) -> Target:
+def _target(inventory: Inventory, engine: Engine | None, profile: Profile, options: EngineOptions) -> Target:
     """The smallest GPU, since all ranks need the same; the RAM where there is none."""
     version = engine.version if engine else ""
     if inventory.device is Device.CPU:
-        return Target(Device.CPU, inventory.ram_bytes, engine_version=version)
+        return Target(
+            Device.CPU,
+            inventory.ram_bytes,
+            profile.backend,
+            version,
+            free_bytes=inventory.ram_available_bytes,
+            options=options,
+        )
     smallest = min(inventory.engine_gpus, key=lambda gpu: gpu.total_bytes)
-    return Target(Device.CUDA, smallest.total_bytes, smallest.name, version)
+    return Target(
+        device=Device.CUDA,
+        total_bytes=smallest.total_bytes,
+        engine=profile.backend,
+        engine_version=version,
+        gpu_name=smallest.name,
+        compute_capability=smallest.compute_capability,
+        is_linked=smallest.is_linked,
+        is_unified=smallest.is_unified,
+        options=options,
+    )
 
 
 def _refusal(
     profile: Profile, facts: ModelFacts, inventory: Inventory, engine: Engine | None, wish: Wish
-) -> tuple[str, str | None] | None:
-    """Why the profile cannot run whatever the memory, with the remedy, or None."""
+) -> Refusal | None:
+    """Why the profile cannot run whatever the memory, or None."""
     if engine is None:
-        return f"no {profile.backend} engine is installed", "lading engine install"
-    if not wish.any_architecture and engine.architectures and facts.architecture not in engine.architectures:
-        near = get_close_matches(facts.architecture, engine.architectures, n=3, cutoff=0.7)
-        return (
-            f"{engine.backend} {engine.version} does not run {facts.architecture or facts.model_type!r} models",
-            f"its nearest names are {', '.join(near)}" if near else "a newer version of the engine may",
+        return Refusal(f"no {profile.backend} engine is installed", "lading engine install")
+    return (
+        _unknown_architecture(facts, engine, wish)
+        or _wrong_device(inventory, engine)
+        or shape_refusal(facts, profile, engine.support, wish.options, TENSOR_PARALLEL_SIZES)
+        or _unfit_devices(profile, facts, inventory, wish)
+    )
+
+
+def _unknown_architecture(facts: ModelFacts, engine: Engine, wish: Wish) -> Refusal | None:
+    if wish.any_architecture:
+        return None
+    name = f"{engine.backend} {engine.version}"
+    if last := engine.support.last_version:
+        return Refusal(
+            f"{name} no longer runs {facts.architecture!r} models, {last} was the last version that did",
+            f"use {engine.backend} {last}, or --model-impl transformers",
         )
-    if engine.device is not inventory.device:
-        machine = "has GPUs" if inventory.device is Device.CUDA else "has no GPU"
-        return f"{engine.backend} {engine.version} is the build for {engine.device}, and this machine {machine}", None
-    return _too_few_devices(profile, inventory, wish)
+    if not engine.architectures or facts.architecture in engine.architectures:
+        return None
+    near = get_close_matches(facts.architecture, engine.architectures, n=3, cutoff=0.7)
+    return Refusal(
+        f"{name} does not run {facts.architecture or facts.model_type!r} models",
+        f"its nearest names are {', '.join(near)}" if near else "a newer version of the engine may",
+    )
 
 
-def _too_few_devices(profile: Profile, inventory: Inventory, wish: Wish) -> tuple[str, str | None] | None:
+def _wrong_device(inventory: Inventory, engine: Engine) -> Refusal | None:
+    if engine.device is inventory.device:
+        return None
+    machine = "has GPUs" if inventory.device is Device.CUDA else "has no GPU"
+    return Refusal(f"{engine.backend} {engine.version} is the build for {engine.device}, and this machine {machine}")
+
+
+def _unfit_devices(profile: Profile, facts: ModelFacts, inventory: Inventory, wish: Wish) -> Refusal | None:
     if inventory.device is Device.CPU:
+        if profile.online:
+            return Refusal(f"weights are made {profile.precision} while loading on GPUs only")
         asked = (wish.tp or 1) * (wish.pp or 1)
-        if profile.ranks in (1, asked):
-            return None
-        return f"needs {profile.ranks} GPUs, this machine has none", None
-    usable = len(inventory.engine_gpus)
-    if profile.ranks > usable:
-        have = "this machine has" if usable == len(inventory.gpus) else "of MIG instances an engine can use"
-        return f"needs {profile.ranks} GPUs, {have} {usable}", None
-    return None
+        return None if profile.ranks in (1, asked) else Refusal(f"needs {profile.ranks} GPUs, this machine has none")
+    needed, copies, usable = (
+        profile.ranks * wish.options.data_parallel,
+        wish.options.data_parallel,
+        inventory.engine_gpus,
+    )
+    if needed > len(usable):
+        of = f" ({copies} copies of {profile.ranks})" if copies > 1 else ""
+        have = "this machine has" if usable == inventory.gpus else "of MIG instances an engine can use"
+        return Refusal(f"needs {needed} GPUs{of}, {have} {len(usable)}")
+    oldest = min(usable, key=lambda gpu: gpu.compute_capability)
+    return precision_refusal(facts, profile, oldest.compute_capability, oldest.name, wish.options)
 
 
-def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, have: int, device: Device) -> Fit:
-    place = "RAM" if device is Device.CPU else "each GPU"
+def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, inventory: Inventory, wish: Wish) -> Fit:
+    have, rank = needs.budget_bytes, needs.binding
+    place = "RAM" if inventory.device is Device.CPU else "each GPU"
     figures = f"needs {format_bytes(needs.needed_bytes)} of {format_bytes(have)} of {place}"
-    if needs.needed_bytes <= have:
-        return Fit(profile, Verdict.COMPATIBLE, needs, have, f"{figures} at {needs.max_model_len} tokens")
-    longest = longest_length(needs, have)
-    floor = min(FLOOR_LENGTH, facts.max_model_len or FALLBACK_LENGTH)
-    if longest >= floor:
-        shorter = needs.fixed_bytes + needs.kv.bytes_at(longest)
-        return Fit(
-            profile,
-            Verdict.LOW_MEMORY,
-            needs,
-            have,
-            f"{figures}: the KV cache of {needs.max_model_len} tokens takes {format_bytes(needs.kv_bytes)}",
-            f"--max-model-len={longest} fits in {format_bytes(shorter)}",
-            longest,
-        )
-    return Fit(profile, Verdict.INCOMPATIBLE, needs, have, f"{figures} even with a short context", None)
+    warning = _warning(needs, inventory)
+    if (least := min((gpu.total_bytes for gpu in inventory.gpus), default=0)) and have > least:
+        return Fit(profile, Verdict.INCOMPATIBLE, needs, have, f"takes {format_bytes(have)} of {format_bytes(least)}")
+    if needs.hazard and rank.kv_pool_bytes >= rank.kv_bytes_per_request:
+        hazard = needs.hazard
+        return Fit(profile, Verdict.LOW_MEMORY, needs, have, hazard.reason, hazard.remedy, warning=warning)
+    if rank.kv_pool_bytes >= rank.kv_bytes_per_request:
+        reason = f"{figures} at {needs.max_model_len} tokens{_unpacking(profile, facts, inventory)}"
+        return Fit(profile, Verdict.COMPATIBLE, needs, have, reason, warning=warning)
+    longest = longest_length(rank, needs.budget_bytes)
+    if longest < min(FLOOR_LENGTH, needs.max_model_len):
+        return Fit(profile, Verdict.INCOMPATIBLE, needs, have, f"{figures} even with a short context")
+    shorter = rank.fixed_bytes + rank.kv.bytes_at(longest)
+    if wish.options.max_model_len == LONGEST_THAT_FITS:
+        reason = f"the engine takes the longest that fits, {longest} tokens or a little more"
+        return Fit(profile, Verdict.COMPATIBLE, needs, have, reason, None, longest, shorter, warning)
+    return Fit(
+        profile=profile,
+        verdict=Verdict.LOW_MEMORY,
+        estimate=needs,
+        have_bytes=have,
+        reason=f"{figures}: the KV cache of {needs.max_model_len} tokens takes {format_bytes(needs.kv_bytes)}",
+        remedy=f"--max-model-len={longest} fits in {format_bytes(shorter)}",
+        suggested_max_model_len=longest,
+        suggested_bytes=shorter,
+        warning=warning,
+    )
 
 
-def longest_length(needs: Estimate, have_bytes: int) -> int:
-    """The longest sequence whose cache fits beside the rest, with a step to spare, in whole steps; 0 for none."""
-    room = have_bytes - needs.fixed_bytes
-    if room <= 0 or not needs.kv.bytes_at(1):
+def _unpacking(profile: Profile, facts: ModelFacts, inventory: Inventory) -> str:
+    oldest = min((gpu.compute_capability for gpu in inventory.gpus), default=(0, 0))
+    if not unpacks_weights(facts, profile, oldest):
+        return ""
+    return f"; the GPU does not compute in {profile.precision}: kernels unpack the weights, at some cost in speed"
+
+
+def _warning(needs: Estimate, inventory: Inventory) -> str | None:
+    """What other processes hold now is no reason to refuse: they may be gone when the engine starts."""
+    short = [gpu for gpu in inventory.gpus if gpu.free_bytes < needs.budget_bytes < gpu.total_bytes]
+    if not short:
+        return None
+    least = min(short, key=lambda gpu: gpu.free_bytes)
+    return (
+        f"GPU {least.index} has {format_bytes(least.free_bytes)} free now, less than the"
+        f" {format_bytes(needs.budget_bytes)} that the engine takes: other processes hold the rest"
+    )
+
+
+def longest_length(rank: RankEstimate, budget_bytes: int) -> int:
+    """The longest sequence whose cache fits in the rank's pool with the margin to spare, in whole steps; 0 for none."""
+    room = rank.kv_pool_bytes - int(rank.kv_pool_bytes * MARGIN + budget_bytes * MARGIN / 10)
+    if room <= 0 or not rank.kv.bytes_at(1):
         return 0
-    steps = range(1, needs.max_model_len // LENGTH_STEP + 1)
-    return bisect_right(steps, room, key=lambda step: needs.kv.bytes_at((step + 1) * LENGTH_STEP)) * LENGTH_STEP
+    steps = range(1, rank.max_model_len // LENGTH_STEP + 1)
+    return bisect_right(steps, room, key=lambda step: rank.kv.bytes_at(step * LENGTH_STEP)) * LENGTH_STEP

@@ -1,44 +1,59 @@
 """All profiles of a model: its precision × tensor parallelism × pipeline parallelism × LoRA, for each engine.
 
 Generation knows nothing of the machine: the same model has the same profiles and ids everywhere, so one can be chosen
-on a laptop for a cluster. Whether one runs here is :mod:`lading.profiles.fit`'s answer.
+on a laptop for a cluster. Whether one runs here is :mod:`lading.profiles.fit`'s answer. What an engine can do with the
+architecture, pipeline stages and LoRA, decides which are made; where that is not known, both are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from lading.model.facts import ModelFacts
-from lading.model.weights import VOCABULARY_ROWS
 from lading.profiles.profile import Profile
+from lading.profiles.rules import Support, accepted_sizes
 
 TENSOR_PARALLEL_SIZES = (1, 2, 4, 8)
+PIPELINE_PARALLEL_SIZES = (1, 2)
+_QUANTIZED_ONLINE = ("bf16", "fp16")
+_ONLINE_PRECISION = "fp8"
+_ONLINE_BACKENDS = ("vllm", "sglang")
+_ANYTHING = Support()
 
 
 def generate_profiles(
-    facts: ModelFacts, backends: Iterable[str], model_key: str, *, extra_sizes: Iterable[tuple[int, int]] = ()
+    facts: ModelFacts,
+    backends: Iterable[str],
+    model_key: str,
+    *,
+    extra_sizes: Iterable[tuple[int, int]] = (),
+    support: Mapping[str, Support] | None = None,
+    lora: bool = False,
 ) -> list[Profile]:
-    """The profiles of a model, each backend's in the order of least to most parallel, plain before LoRA.
+    """The profiles of a model: for each backend plain before LoRA, least parallel first, then those quantised online.
 
-    ``extra_sizes`` are (tp, pp) pairs that a user asked for beside the standard ones.
+    ``extra_sizes`` are (tp, pp) pairs that a user asked for beside the standard ones; ``lora`` says that LoRA was asked
+    for. What was asked for is made even where the engine cannot do it, so that its reason can be told. ``support`` is
+    what each backend can do with the architecture.
     """
-    sizes = sorted({(tp, 1) for tp in TENSOR_PARALLEL_SIZES if _splits(facts, tp)} | set(extra_sizes))
+    extra = set(extra_sizes)
     return [
-        Profile(backend, facts.precision, tp, pp, lora, model_key)
+        profile
         for backend in backends
-        for lora in (False, True)
-        for tp, pp in sizes
+        for profile in _of_backend(facts, backend, model_key, extra, (support or {}).get(backend, _ANYTHING), lora=lora)
     ]
 
 
-def _splits(facts: ModelFacts, tp: int) -> bool:
-    """Whether the engine's layers divide by ``tp``: it refuses other sizes.
-
-    Heads have to, KV heads too or repeat evenly, and what else is split: MLPs, vocabularies once they are padded.
-    """
-    heads, kv_heads = facts.attention_heads, facts.kv_heads
-    if not heads:
-        return tp == 1
-    vocabulary = -(-(facts.vocab_size or 0) // VOCABULARY_ROWS) * VOCABULARY_ROWS
-    sizes = (heads, facts.intermediate_size or 0, vocabulary)
-    return all(size % tp == 0 for size in sizes) and (not kv_heads or kv_heads % tp == 0 or tp % kv_heads == 0)
+def _of_backend(
+    facts: ModelFacts, backend: str, key: str, extra: set[tuple[int, int]], support: Support, *, lora: bool
+) -> Iterator[Profile]:
+    accepted = accepted_sizes(facts, TENSOR_PARALLEL_SIZES)
+    stages = PIPELINE_PARALLEL_SIZES if support.pp is not False and (facts.layers or 0) > 1 else (1,)
+    sizes = sorted({(tp, pp) for tp in accepted for pp in stages} | extra, key=lambda size: (size[1], size[0]))
+    for with_lora in (False, True) if lora or support.lora is not False else (False,):
+        for tp, pp in sizes:
+            yield Profile(backend, facts.precision, tp, pp, with_lora, key)
+    if facts.precision in _QUANTIZED_ONLINE and backend in _ONLINE_BACKENDS:
+        for tp, pp in sizes:
+            if pp == 1 or (tp, pp) in extra:
+                yield Profile(backend, _ONLINE_PRECISION, tp, pp, False, key, online=True)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 class Profile:
     """One combination of engine, precision, tensor and pipeline parallelism, and LoRA, for one model.
 
-    ``model_key`` identifies the model's bytes: the source and the revision that it was pinned to.
+    ``model_key`` identifies the model's bytes: the source and the revision that it was pinned to. ``online`` says that
+    the engine makes the precision from 16-bit weights while it loads them.
     """
 
     backend: str
@@ -24,6 +25,7 @@ class Profile:
     pp: int
     lora: bool
     model_key: str
+    online: bool = False
 
     @property
     def name(self) -> str:

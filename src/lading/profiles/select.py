@@ -1,82 +1,78 @@
 """Which profile to run, and why not the others.
 
-Unset: the compatible profile that uses the fewest devices (and of those the first engine in order). ``default``: the
-same today, kept apart because NIM names it. An id, an id's first eight digits or more, or a name: exactly that one,
-even when the estimate says that memory is short, never when it cannot run. Parallel sizes given as flags win over the
-profile's. LoRA profiles only when LoRA is asked for.
+Unset: the compatible profile that uses the fewest devices, of those the first engine's. ``default``: the first engine
+that runs the model at all, then the fewest devices. An id, an id's first eight digits or more, or a name: exactly that
+one, even when the estimate says that memory is short, never when it cannot run. Parallel sizes given as flags win over
+the profile's. LoRA profiles only when LoRA is asked for; weights quantised while loading only by name.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from lading.errors import NoRunnableProfile, UsageError
+from lading.errors import NoRunnableProfile
 from lading.profiles.fit import Fit, Verdict, Wish
+from lading.profiles.naming import DEFAULT, named
 
-DEFAULT = "default"
-_ID_PREFIX = re.compile(r"[0-9a-f]{8,64}")
-_DISPLAY_FORM = re.compile(r"(?P<id>[0-9a-f]{64})\s+\(.*\)")
+_RUNNABLE = (Verdict.COMPATIBLE,)
+_RUNNABLE_BY_NAME = (Verdict.COMPATIBLE, Verdict.LOW_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The fit to run, why it was chosen, and each other one with why it was not."""
+    """The fit to run, why it was chosen, and each other one with why it was not.
+
+    ``idle`` says in a sentence which GPUs stay unused and what would use them; None where none do.
+    """
 
     chosen: Fit
     reason: str
     others: tuple[tuple[Fit, str], ...]
+    idle: str | None = None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The whole selection in sentences: what was chosen and why, what was not, what stays unused."""
+        profile = self.chosen.profile
+        chosen = f"chosen: {profile.name} ({profile.id}), because: {self.reason}"
+        others = (f"not chosen: {each.profile.name}, because: {why}" for each, why in self.others)
+        return (chosen, *others, *((self.idle,) if self.idle else ()))
 
 
-def select(fits: Sequence[Fit], wish: Wish) -> Selection:
-    """The profile to run.
+def select(fits: Sequence[Fit], wish: Wish, *, gpus: int = 0) -> Selection:
+    """The profile to run, on a machine with so many ``gpus``.
 
     Raises UsageError for a profile name that no fit has, NoRunnableProfile when none that may be chosen runs here; both
     carry the remedy.
     """
-    asked = _named(fits, wish.profile) if wish.profile and wish.profile != DEFAULT else None
+    asked = named(fits, wish.profile) if wish.profile and wish.profile.strip().lower() != DEFAULT else None
     candidates = [each for each in fits if _is_candidate(each, wish, asked)]
-    explicit = asked is not None or wish.tp is not None or wish.pp is not None
-    allowed = (Verdict.COMPATIBLE, Verdict.LOW_MEMORY) if explicit and asked else (Verdict.COMPATIBLE,)
-    runnable = [each for each in candidates if each.verdict in allowed]
+    runnable = [each for each in candidates if each.verdict in (_RUNNABLE_BY_NAME if asked else _RUNNABLE)]
     if not runnable:
         raise _none_runs(candidates or list(fits), wish)
-    chosen = min(runnable, key=_preference)
-    reason = _why(chosen, wish, asked)
-    return Selection(chosen, reason, tuple((each, _why_not(each, chosen, wish)) for each in fits if each is not chosen))
+    backends = list(dict.fromkeys(each.profile.backend for each in fits))
+    chosen = min(runnable, key=lambda each: _preference(each, backends, wish))
+    others = tuple((each, _why_not(each, chosen, wish)) for each in fits if each is not chosen)
+    return Selection(chosen, _why(chosen, wish, asked), others, _idle(fits, chosen, gpus))
 
 
 def _is_candidate(each: Fit, wish: Wish, asked: Fit | None) -> bool:
     profile = each.profile
-    tp = wish.tp or (asked.profile.tp if asked else profile.tp)
-    pp = wish.pp or (asked.profile.pp if asked else profile.pp)
-    lora = wish.lora or (asked.profile.lora if asked else False)
-    backend = asked.profile.backend if asked else profile.backend
-    return (profile.tp, profile.pp, profile.lora, profile.backend) == (tp, pp, lora, backend)
+    if asked is None:
+        sizes = (wish.tp or profile.tp, wish.pp or profile.pp)
+        return (profile.tp, profile.pp) == sizes and profile.lora == wish.lora and not profile.online
+    wanted = asked.profile
+    sizes = (wish.tp or wanted.tp, wish.pp or wanted.pp)
+    kind = (wanted.backend, wanted.precision, wanted.lora or wish.lora)
+    return (profile.tp, profile.pp) == sizes and (profile.backend, profile.precision, profile.lora) == kind
 
 
-def _preference(each: Fit) -> tuple[int, int]:
-    return each.profile.ranks, each.profile.pp
-
-
-def _named(fits: Sequence[Fit], text: str) -> Fit:
-    wanted = text.strip()
-    if display := _DISPLAY_FORM.fullmatch(wanted):
-        wanted = display["id"]
-    name = re.sub(r"-lora$", "-feat_lora", wanted)
-    found = [each for each in fits if each.profile.name == name]
-    if not found and _ID_PREFIX.fullmatch(wanted):
-        found = [each for each in fits if each.profile.id.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    names = [each.profile.name for each in fits]
-    near = get_close_matches(name, names, n=3, cutoff=0.5) or names[:3]
-    raise UsageError(
-        f"NIM_MODEL_PROFILE is {text!r}, which {'several profiles match' if found else 'no profile of this model has'}",
-        remedy=f"nearest: {', '.join(near)}; `lading list-model-profiles` shows all with their ids",
-    )
+def _preference(each: Fit, backends: list[str], wish: Wish) -> tuple[int, int, int]:
+    profile, rank = each.profile, backends.index(each.profile.backend)
+    if wish.profile and wish.profile.strip().lower() == DEFAULT:
+        return rank, profile.ranks, profile.pp
+    return profile.ranks, profile.pp, rank
 
 
 def _why(chosen: Fit, wish: Wish, asked: Fit | None) -> str:
@@ -84,18 +80,51 @@ def _why(chosen: Fit, wish: Wish, asked: Fit | None) -> str:
         return f"asked for by name; {chosen.reason}"
     if wish.tp or wish.pp:
         return f"parallel sizes were given as flags; {chosen.reason}"
+    if asked:
+        return f"LoRA was asked for beside {asked.profile.name}; {chosen.reason}"
     devices = "device" if chosen.profile.ranks == 1 else "devices"
     return f"fits on the fewest devices ({chosen.profile.ranks} {devices}); {chosen.reason}"
 
 
 def _why_not(each: Fit, chosen: Fit, wish: Wish) -> str:
+    profile = each.profile
     if each.verdict is not Verdict.COMPATIBLE:
-        return each.reason
-    if each.profile.lora and not chosen.profile.lora:
+        return f"{each.reason}; {each.remedy}" if each.remedy else each.reason
+    if profile.lora and not chosen.profile.lora:
         return "runs, but LoRA was not asked for"
-    if wish.profile and wish.profile != DEFAULT:
+    if wish.lora and not profile.lora:
+        return "runs, but without LoRA, which was asked for"
+    if profile.online and not chosen.profile.online:
+        return "runs, but is quantised while loading, which is only done when asked for by name"
+    if wish.profile and wish.profile.strip().lower() != DEFAULT:
         return "runs, but another was asked for"
-    return f"runs, but takes {each.profile.ranks} devices where {chosen.profile.ranks} do"
+    if wish.tp or wish.pp:
+        return "runs, but other parallel sizes were given as flags"
+    if profile.ranks == chosen.profile.ranks:
+        return "runs on as many devices, but as pipeline stages" if profile.pp > 1 else "runs, but comes later in order"
+    return f"runs, but takes {profile.ranks} devices where {chosen.profile.ranks} do"
+
+
+def _idle(fits: Sequence[Fit], chosen: Fit, gpus: int) -> str | None:
+    """Which GPUs stay unused, and the flag that uses the most of them with the same engine and precision."""
+    profile = chosen.profile
+    unused = gpus - profile.ranks
+    if unused <= 0:
+        return None
+    kind = (profile.backend, profile.precision, profile.lora, profile.online)
+    wider = [
+        each.profile
+        for each in fits
+        if each.is_runnable
+        and profile.ranks < each.profile.ranks <= gpus
+        and (each.profile.backend, each.profile.precision, each.profile.lora, each.profile.online) == kind
+    ]
+    what = f"{unused} of {gpus} GPUs {'stays' if unused == 1 else 'stay'} idle"
+    if not wider:
+        return f"{what}: no profile uses more"
+    best = max(wider, key=lambda each: (each.ranks, -each.pp))
+    stages = f" --pipeline-parallel-size {best.pp}" if best.pp > 1 else ""
+    return f"{what}: --tensor-parallel-size {best.tp}{stages} would use {best.ranks}"
 
 
 def _none_runs(candidates: Sequence[Fit], wish: Wish) -> NoRunnableProfile:

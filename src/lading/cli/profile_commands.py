@@ -1,0 +1,112 @@
+"""Commands that say which profiles of a model fit which machine: each reads what was asked and calls one use case."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lading.backends.engine_options import read_wish
+from lading.backends.interface import Installation
+from lading.backends.members import BACKENDS
+from lading.cli.commands import Session, arguments_of, found_installations, globs_of, model_named, surroundings_of
+from lading.cli.engine_flags import DEFAULT_ENGINE, parse_engine
+from lading.profiles.fit import Wish
+
+if TYPE_CHECKING:
+    from lading.resolve import Listing, Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Enquiry:
+    """What was asked of an estimate.
+
+    ``gpus`` describes another machine, ``engine`` names an engine that need not be here, ``engine_tokens`` are its
+    flags; None and none: this machine, the engines on it, their defaults.
+    """
+
+    model: str | None
+    as_json: bool = False
+    refresh: bool = False
+    explain: bool = False
+    gpus: str | None = None
+    engine: str | None = None
+    engine_tokens: tuple[str, ...] = ()
+
+
+def list_model_profiles(enquiry: Enquiry, session: Session) -> int:
+    """``lading list-model-profiles [MODEL]``."""
+    from lading.cli.render_profiles import render_explanation, render_listing, render_listing_json
+
+    listing, machine = _listed(enquiry, session)
+    render = render_listing_json if enquiry.as_json else render_listing
+    sys.stdout.write(render(listing, machine.inventory))
+    if enquiry.explain and not enquiry.as_json:
+        sys.stdout.write(f"\n{render_explanation(listing)}")
+    return 0
+
+
+def plan(enquiry: Enquiry, session: Session) -> int:
+    """``lading plan [MODEL]``: which GPUs of the catalogue could serve it."""
+    from lading.cli.render_plan import render_plan, render_plan_json
+    from lading.hardware.catalogue import catalogue
+    from lading.planning import plan_machines
+    from lading.resolve import profiles_of
+
+    listing, machine = _listed(replace(enquiry, engine=enquiry.engine or DEFAULT_ENGINE), session)
+    wish = _wish(enquiry, machine, session)
+    profiles = profiles_of(machine, listing.facts, str(listing.pinned), wish)
+    engines = machine.engines(listing.facts.architecture)
+    offers = plan_machines(listing.facts, profiles, engines, wish, catalogue())
+    sys.stdout.write((render_plan_json if enquiry.as_json else render_plan)(listing, offers))
+    return 0
+
+
+def _listed(enquiry: Enquiry, session: Session) -> tuple[Listing, Machine]:
+    from lading.resolve import Consultation, list_profiles
+
+    uri = model_named(enquiry.model, session.settings)
+    world = surroundings_of(session)
+    machine = _machine(enquiry, session) if enquiry.gpus or enquiry.engine else world.machine()
+    source = world.source_for(uri, session.report)
+    listing = list_profiles(
+        uri,
+        _wish(enquiry, machine, session),
+        source=source,
+        cache=None if source.in_place else world.open_cache(),
+        machine=machine,
+        world=Consultation(enquiry.refresh, session.report, globs_of(session.settings)),
+    )
+    return listing, machine
+
+
+def _wish(enquiry: Enquiry, machine: Machine, session: Session) -> Wish:
+    """What settings and command line ask of the machine's engine; flags in the settings are the served engine's."""
+    family = next((each.backend for each in machine.installations), DEFAULT_ENGINE)
+    profile = session.settings.model_profile
+    if family not in BACKENDS:
+        return replace(read_wish(family, enquiry.engine_tokens), profile=profile)
+    arguments = arguments_of(session.settings, enquiry.engine_tokens)
+    flags = BACKENDS[family].read_flags([token for each in arguments for token in each.tokens])
+    return replace(flags.wish, profile=profile)
+
+
+def _machine(enquiry: Enquiry, session: Session) -> Machine:
+    """This machine with its engines; or the machine described, or this one, with the engine that is named.
+
+    Then an engine counts as if it were the build for the machine; unnamed, those found here do; where there is none,
+    one of any version is assumed.
+    """
+    from lading.hardware.catalogue import described
+    from lading.hardware.probe import probe
+    from lading.resolve import Machine
+
+    inventory = described(enquiry.gpus) if enquiry.gpus else probe(session.environ)
+    if not (enquiry.gpus or enquiry.engine):
+        return Machine(inventory, tuple(found_installations(session)))
+    name, version = parse_engine(enquiry.engine) if enquiry.engine else (DEFAULT_ENGINE, "")
+    found = [replace(each, device=inventory.device) for each in found_installations(session)]
+    if enquiry.engine:
+        found = [each for each in found if each.backend == name and version in ("", each.version)]
+    assumed = Installation(name, version or "of any version", inventory.device, (), {}, frozenset(), "assumed")
+    return Machine(inventory, tuple(found or [assumed]))
