@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from lading.profiles.measurement import Measurement
 from lading.units import GIB
 
 KEY = CalibrationKey("vllm", "0.19.0", "NVIDIA L40S", "LlamaForCausalLM", "bf16", 16_060_522_496)
-OTHERS = {
+OTHERS: dict[str, Any] = {
     "engine": "sglang", "version": "0.19.1", "gpu": "NVIDIA H100 80GB HBM3", "architecture": "Qwen3ForCausalLM",
     "precision": "fp8", "weights_bytes": 1, "tp": 2, "pp": 2, "lora": True, "kv_dtype": "fp8", "batched_tokens": 8192,
     "sequences": 256, "eager": True, "other_flags": "ab",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +73,7 @@ def test_a_figure_of_nothing_has_no_share() -> None:
     assert str(only) == "KV pool 0.00 GiB, estimated 1.00"
 
 
-SERIOUS = {
+SERIOUS: dict[str, tuple[dict[str, Any], dict[str, int], list[str]]] = {
     "all well": ({"activation_bytes": gib(2)}, {"activation_bytes": gib(2.4)}, []),
     "a term off by more than a twentieth of the pool": (
         {"activation_bytes": gib(2)}, {"activation_bytes": gib(2.6)}, ["activation"]
