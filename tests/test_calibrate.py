@@ -15,13 +15,13 @@ import pytest
 from lading.backends.interface import Installation
 from lading.backends.vllm import FLAGS
 from lading.cache.calibrations import Calibrations
-from lading.calibrate import Launched, keep, listening, told
+from lading.calibrate import Asked, estimated, keep, key_of, listening, told
 from lading.events import EngineOutput, Event, Note, Phase, PhaseChanged
 from lading.hardware.inventory import Gpu, Inventory
 from lading.model.facts import ModelFacts, gather_facts
 from lading.model.safetensors import Tensor
-from lading.profiles.calibration import Calibration
-from lading.profiles.fit import Engine, Wish, fit
+from lading.profiles.calibration import Calibration, CalibrationKey
+from lading.profiles.fit import Engine, Fit, Wish, fit
 from lading.profiles.measurement import Measurement
 from lading.profiles.profile import Profile
 from lading.units import GIB
@@ -42,25 +42,29 @@ def facts() -> ModelFacts:
     return gather_facts(CONFIG, [Tensor("model.embed_tokens.weight", "BF16", (256, 64))])
 
 
-def launched(*tokens: str, gpus: int = 1, profile: Profile | None = None) -> Launched:
-    memory = 48 * GIB
-    names = [("NVIDIA L40S", memory), ("NVIDIA L4", memory // 2)][:gpus]
-    found = tuple(Gpu(index, name, size, size, (8, 9)) for index, (name, size) in enumerate(names))
-    inventory = Inventory(found, 64 * GIB, 64 * GIB, 8)
-    chosen = profile or Profile("vllm", "bf16", 1, 1, False, "key")
-    engine = Engine("vllm", "0.33.0", inventory.device)
+def machine(gpus: int) -> Inventory:
+    sizes = {"NVIDIA L40S": 48 * GIB, "NVIDIA L4": 24 * GIB}
+    found = (Gpu(index, name, size, size, (8, 9)) for index, (name, size) in enumerate(sizes.items()))
+    return Inventory(tuple(found)[:gpus], 64 * GIB, 64 * GIB, 8)
+
+
+PROFILE = Profile("vllm", "bf16", 1, 1, False, "key")
+
+
+def key(*tokens: str, gpus: int = 1, profile: Profile = PROFILE) -> CalibrationKey:
+    inventory = machine(gpus)
     installation = Installation("vllm", "0.33.0", inventory.device, ("vllm",), {}, frozenset(), "PATH")
-    return Launched(installation, FLAGS, tokens, fit(chosen, facts(), inventory, [engine], Wish()), facts(), inventory)
+    return key_of(installation, profile, facts(), inventory, Asked(FLAGS, tokens))
 
 
 def test_the_key_says_what_runs_on_what() -> None:
-    key = launched().key
-    assert (key.engine, key.version, key.gpu) == ("vllm", "0.33.0", "NVIDIA L40S")
-    assert (key.architecture, key.precision, key.weights_bytes) == ("LlamaForCausalLM", "bf16", 256 * 64 * 2)
-    assert (key.tp, key.pp, key.lora, key.eager, key.other_flags) == (1, 1, False, False, "")
-    assert launched(gpus=2).key.gpu == "NVIDIA L4"
-    assert (launched(gpus=0).key.gpu, launched(gpus=0).key.eager) == ("cpu", True)
-    other = launched(profile=Profile("vllm", "bf16", 2, 4, True, "key")).key
+    found = key()
+    assert (found.engine, found.version, found.gpu) == ("vllm", "0.33.0", "NVIDIA L40S")
+    assert (found.architecture, found.precision, found.weights_bytes) == ("LlamaForCausalLM", "bf16", 256 * 64 * 2)
+    assert (found.tp, found.pp, found.lora, found.eager, found.other_flags) == (1, 1, False, False, "")
+    assert key(gpus=2).gpu == "NVIDIA L4"
+    assert (key(gpus=0).gpu, key(gpus=0).eager) == ("cpu", True)
+    other = key(profile=Profile("vllm", "bf16", 2, 4, True, "key"))
     assert (other.tp, other.pp, other.lora) == (2, 4, True)
 
 
@@ -82,21 +86,27 @@ FLAGS_AND_KEYS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", FLAGS_AND_KEYS)
 def test_flags_that_change_what_is_needed_are_in_the_key_and_others_are_not(name: str) -> None:
     tokens, change = FLAGS_AND_KEYS[name]
-    assert launched(*tokens).key == replace(launched().key, **change)
+    assert key(*tokens) == replace(key(), **change)
 
 
 def test_a_flag_that_is_not_known_makes_a_key_of_its_own_and_is_not_written_down() -> None:
-    keys = [launched(*tokens).key for tokens in ((), ("--some-flag", "canary"), ("--some-flag", "other"))]
-    assert len({key.other_flags for key in keys}) == 3
+    keys = [key(*tokens) for tokens in ((), ("--some-flag", "canary"), ("--some-flag", "other"))]
+    assert len({each.other_flags for each in keys}) == 3
     assert "canary" not in json.dumps(keys[1].to_json())
 
 
+def expected(*tokens: str, gpus: int = 1) -> tuple[Fit, Measurement]:
+    inventory = machine(gpus)
+    chosen = fit(PROFILE, facts(), inventory, [Engine("vllm", "0.33.0", inventory.device)], Wish())
+    return chosen, estimated(chosen, inventory, Asked(FLAGS, tokens))
+
+
 def test_the_estimate_has_the_pool_that_the_engine_will_make() -> None:
-    gpu = launched()
-    assert gpu.estimated.kv_pool_bytes == gpu.fit.have_bytes - gpu.fit.estimate.fixed_bytes
-    assert gpu.estimated.non_torch_bytes
-    assert launched(gpus=0).estimated.kv_pool_bytes == 256 << 20
-    assert launched("--kv-cache-memory-bytes", "9").estimated.kv_pool_bytes is None
+    chosen, on_gpu = expected()
+    assert on_gpu.kv_pool_bytes == chosen.have_bytes - chosen.estimate.fixed_bytes
+    assert on_gpu.non_torch_bytes
+    assert expected(gpus=0)[1].kv_pool_bytes == 256 << 20
+    assert expected("--kv-cache-memory-bytes", "9")[1].kv_pool_bytes is None
 
 
 def heard(*events: Event, backend: str = "vllm") -> tuple[list[tuple[Measurement, ...]], list[Event]]:
@@ -132,8 +142,8 @@ def test_a_start_without_figures_or_without_an_end_is_not_concluded() -> None:
     assert heard(*map(EngineOutput, LINES), READY, backend="unknown")[0] == []
 
 
-def found(measured: Measurement, estimated: Measurement, **key: Any) -> Calibration:
-    return Calibration(replace(launched().key, **key), (measured,), (estimated,), 1)
+def found(measured: Measurement, computed: Measurement, **change: Any) -> Calibration:
+    return Calibration(replace(key(), **change), (measured,), (computed,), 1)
 
 
 def test_the_log_has_one_line_for_all_and_one_for_each_at_debug() -> None:

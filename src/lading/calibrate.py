@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from lading.profiles.calibration import Calibration, CalibrationKey
 from lading.profiles.fit import Fit
 from lading.profiles.measurement import SERIOUS_SHARE, Measurement, compare, merge, serious, summary
 from lading.profiles.memory import kv_pool_bytes
+from lading.profiles.profile import Profile
 
 _BATCHED_TOKENS, _SEQUENCES, _KV_DTYPE = "--max-num-batched-tokens", "--max-num-seqs", "--kv-cache-dtype"
 _EAGER, _POOL = "--enforce-eager", "--kv-cache-memory-bytes"
@@ -44,57 +45,55 @@ _CHANGE_NOTHING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
-    """An engine that is being started: what runs, on what, and the user's flags for it."""
+class Asked:
+    """The user's flags for an engine: ``tokens`` as they were written, ``flags`` as its backend knows them."""
 
-    installation: Installation
     flags: tuple[Flag, ...]
-    tokens: Sequence[str]
-    fit: Fit
-    facts: ModelFacts
-    inventory: Inventory
+    tokens: tuple[str, ...]
 
-    @property
-    def key(self) -> CalibrationKey:
-        """For what the measurement of this start will count."""
-        profile, on_cpu = self.fit.profile, self.inventory.device is Device.CPU
-        table = (*self.flags, *_READ)
-        others = without(self.tokens, table, (*_HAVE_FIELDS, *_CHANGE_NOTHING))
-        return CalibrationKey(
-            engine=self.installation.backend,
-            version=self.installation.version,
-            gpu="cpu" if on_cpu else min(self.inventory.gpus, key=lambda gpu: gpu.total_bytes).name,
-            architecture=self.facts.architecture,
-            precision=profile.precision,
-            weights_bytes=self.facts.weights_bytes,
-            tp=profile.tp,
-            pp=profile.pp,
-            lora=profile.lora,
-            kv_dtype=self._value(_KV_DTYPE) or "auto",
-            batched_tokens=_number(self._value(_BATCHED_TOKENS)),
-            sequences=_number(self._value(_SEQUENCES)),
-            eager=on_cpu or self._value(_EAGER) == "true",
-            other_flags=hashlib.sha256("\0".join(others).encode()).hexdigest() if others else "",
-        )
-
-    @property
-    def estimated(self) -> Measurement:
-        """The estimate of the rank that needs most; with its KV pool where the user did not set one."""
-        terms = {term.name: term.size_bytes for term in self.fit.estimate.terms}
-        if self._value(_POOL) is None:
-            terms["kv_pool"] = self._pool_bytes
-        return Measurement.of_terms(terms)
-
-    @property
-    def _pool_bytes(self) -> int:
-        needs = self.fit.estimate
-        if self.inventory.device is Device.CPU:
-            return kv_pool_bytes(needs, self.inventory)
-        return max(0, self.fit.have_bytes - needs.fixed_bytes)
-
-    def _value(self, name: str) -> str | None:
+    def value(self, name: str) -> str | None:
+        """The first value of a flag, None where it was not given; ``true`` or ``false`` of one without values."""
         values = last_values(self.tokens, (*self.flags, *_READ), name)
         return values[0] if values else None
+
+    @property
+    def others(self) -> str:
+        """A digest of the flags that may change what is needed and have no field in a key; "" for none."""
+        left = without(self.tokens, (*self.flags, *_READ), (*_HAVE_FIELDS, *_CHANGE_NOTHING))
+        return hashlib.sha256("\0".join(left).encode()).hexdigest() if left else ""
+
+
+def key_of(
+    installation: Installation, profile: Profile, facts: ModelFacts, inventory: Inventory, asked: Asked
+) -> CalibrationKey:
+    """For what a measurement of this profile on this machine counts; the same before a start as after it."""
+    on_cpu = inventory.device is Device.CPU
+    return CalibrationKey(
+        engine=installation.backend,
+        version=installation.version,
+        gpu="cpu" if on_cpu else min(inventory.gpus, key=lambda gpu: gpu.total_bytes).name,
+        architecture=facts.architecture,
+        precision=profile.precision,
+        weights_bytes=facts.weights_bytes,
+        tp=profile.tp,
+        pp=profile.pp,
+        lora=profile.lora,
+        kv_dtype=asked.value(_KV_DTYPE) or "auto",
+        batched_tokens=_number(asked.value(_BATCHED_TOKENS)),
+        sequences=_number(asked.value(_SEQUENCES)),
+        eager=on_cpu or asked.value(_EAGER) == "true",
+        other_flags=asked.others,
+    )
+
+
+def estimated(fit: Fit, inventory: Inventory, asked: Asked) -> Measurement:
+    """The estimate of the rank that needs most; with its KV pool where the user did not set one."""
+    terms = {term.name: term.size_bytes for term in fit.estimate.terms}
+    if asked.value(_POOL) is None:
+        on_cpu = inventory.device is Device.CPU
+        left = max(0, fit.have_bytes - fit.estimate.fixed_bytes)
+        terms["kv_pool"] = kv_pool_bytes(fit.estimate, inventory) if on_cpu else left
+    return Measurement.of_terms(terms)
 
 
 def listening(report: Report, backend: str, conclude: Callable[[tuple[Measurement, ...]], None]) -> Report:

@@ -27,14 +27,14 @@ from lading.backends.members import BACKENDS
 from lading.cache import upkeep
 from lading.cache.root import CacheRoot
 from lading.cache.use import Announcement, announced
-from lading.calibrate import Launched, keep, listening, told
+from lading.calibrate import Asked, estimated, keep, key_of, listening, told
 from lading.errors import EngineFailed, ModelNotFound, Stopped
 from lading.events import Event, Note, Phase, PhaseChanged, Report, both
 from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceInfo, ServiceStatus
 from lading.plan import Globs, TransferPlan
 from lading.prefetch import reading_ahead
-from lading.profiles.calibration import Calibration
+from lading.profiles.calibration import Calibration, CalibrationKey
 from lading.profiles.fit import Wish
 from lading.profiles.measurement import Measurement
 from lading.profiles.runtime_manifest import runtime_manifest_yaml
@@ -126,11 +126,21 @@ class ServicePlan:
         self.cache.index.touch(self.listing.model)
 
     @property
-    def launched(self) -> Launched:
-        """What a measurement of this start is about."""
-        tokens = tuple(token for argument in self.request.user_arguments for token in argument.tokens)
-        chosen, facts, inventory = self.selection.chosen, self.listing.facts, self.machine.inventory
-        return Launched(self.installation, self.backend.flags, tokens, chosen, facts, inventory)
+    def asked(self) -> Asked:
+        """The user's flags for the engine."""
+        tokens = (token for argument in self.request.user_arguments for token in argument.tokens)
+        return Asked(self.backend.flags, tuple(tokens))
+
+    @property
+    def estimated(self) -> Measurement:
+        """The chosen profile's memory, as the engine will tell it."""
+        return estimated(self.selection.chosen, self.machine.inventory, self.asked)
+
+    @property
+    def calibration_key(self) -> CalibrationKey:
+        """For what a measurement of this start counts."""
+        profile, facts = self.selection.chosen.profile, self.listing.facts
+        return key_of(self.installation, profile, facts, self.machine.inventory, self.asked)
 
     def command(self, directory: Path, endpoint: Endpoint, environ: Mapping[str, str]) -> Command:
         """The engine's command for a workspace at ``directory``."""
@@ -262,8 +272,7 @@ def _calibrate(plan: ServicePlan, status: ServiceStatus, report: Report) -> Call
     """What to do with the memory that the engine measured: show it, compare it, keep it where the cache takes it."""
 
     def conclude(ranks: tuple[Measurement, ...]) -> None:
-        launched = plan.launched
-        found = Calibration(launched.key, ranks, (launched.estimated,), int(time.time()))
+        found = Calibration(plan.calibration_key, ranks, (plan.estimated,), int(time.time()))
         calibrations = plan.cache.calibrations if plan.cache and plan.cache.is_writable else None
         status.describe(replace(status.snapshot().info, measured_memory=ranks))
         for note in told(found, calibrations.path_of(found.key) if calibrations else None):
@@ -304,7 +313,7 @@ def _info(plan: ServicePlan) -> ServiceInfo:
         backend=plan.installation.backend,
         backend_version=plan.installation.version,
         estimate_bytes=chosen.needed_bytes,
-        estimated_memory=(plan.launched.estimated,),
+        estimated_memory=(plan.estimated,),
         repository_override=plan.request.repository_override,
     )
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +109,17 @@ def test_estimated_and_measured_memory_are_told_by_term_and_rank() -> None:
         ("weights", "1"): 13,
     }  # fmt: skip
     assert sample(samples, "kv_pool_measured_tokens", rank="1") == 4096
+
+
+def test_the_metrics_that_the_page_on_calibration_names_are_those_of_memory() -> None:
+    status, ranks = ServiceStatus(), (Measurement(1, 2, 3, 4, 5, 6),)
+    before = {name for name, _ in rendered(status)}
+    status.describe(ServiceInfo(estimated_memory=ranks, measured_memory=ranks))
+    samples = rendered(status)
+    text = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text()
+    assert {name for name, _ in samples} - before == set(re.findall(r"\blading_\w+", text))
+    terms = {value for _, labels in samples for name, value in labels if name == "term"}
+    assert all(f"`{term}`" in text for term in terms)
 
 
 def test_help_text_is_escaped() -> None:
