@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import timeit
+from itertools import compress, product
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lading.backends.startup_figures import DIALECTS, figure_reader
@@ -334,12 +335,31 @@ def test_no_line_makes_a_reader_raise_and_no_figure_is_negative(backend: str, li
     assert all(value >= 0 for rank in reader.ranks for _, value in rank.items())
 
 
+TABLES = {"vllm": VLLM, "sglang": SGLANG, "tensorrt_llm": TENSORRT_LLM}
+LINES = {
+    backend: st.sampled_from([line for text, _ in table.values() for line in text.splitlines()])
+    for backend, table in TABLES.items()
+}
+
+
 @given(st.sampled_from(list(DIALECTS)), st.data())
-def test_a_line_cut_anywhere_makes_no_reader_raise(backend: str, data: st.DataObject) -> None:
-    table = {"vllm": VLLM, "sglang": SGLANG, "tensorrt_llm": TENSORRT_LLM}[backend]
-    line = data.draw(st.sampled_from([line for text, _ in table.values() for line in text.splitlines()]))
-    start, end = (data.draw(st.integers(0, len(line))) for _ in range(2))
-    assert isinstance(ranks(backend, line[:start] + line[end:]), tuple)
+@settings(max_examples=400)
+def test_no_choice_of_lines_and_no_cut_makes_a_reader_raise(backend: str, data: st.DataObject) -> None:
+    lines = data.draw(st.lists(LINES[backend], max_size=8))
+    cuts = [(data.draw(st.integers(0, len(line))), data.draw(st.integers(0, 30))) for line in lines[:2]]
+    cut = [line[:start] + line[start + length :] for line, (start, length) in zip(lines, cuts, strict=False)]
+    for text in ("\n".join(lines), "\n".join(cut), "".join(cut)):
+        assert all(value >= 0 for rank in ranks(backend, text) for _, value in rank.items())
+
+
+@pytest.mark.parametrize("backend", TABLES)
+def test_a_start_that_lacks_any_of_its_lines_makes_no_reader_raise(backend: str) -> None:
+    """A line may be missing: at another log level, of another version, or lost."""
+    for text, _ in TABLES[backend].values():
+        lines = text.splitlines()
+        for kept in product((True, False), repeat=len(lines)):
+            found = ranks(backend, "\n".join(compress(lines, kept)))
+            assert all(value >= 0 for rank in found for _, value in rank.items())
 
 
 def test_endless_sources_and_lines_are_bounded() -> None:

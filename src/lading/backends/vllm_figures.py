@@ -87,7 +87,8 @@ def _activation(told: Figures, weights: int | None) -> int | None:
         return None if weights is None else max(0, told["torch_peak_and_weights"] - weights)
     if "peak_activation" not in told:
         return None
-    return told["peak_activation"] - (told["graphs_estimate"] if _peak_has_graphs(told, weights) else 0)
+    graphs = told["graphs_estimate"] if _peak_has_graphs(told, weights) else 0
+    return max(0, told["peak_activation"] - graphs)
 
 
 def _peak_has_graphs(told: Figures, weights: int | None) -> bool:
@@ -95,10 +96,10 @@ def _peak_has_graphs(told: Figures, weights: int | None) -> bool:
 
     Versions differ, and do not say so; but budget and pool are told, and show whether anything is left for the graphs.
     """
-    estimate = told.get("graphs_estimate", 0)
-    beside = told.get("consumed", (weights or 0) + told.get("non_torch", 0))
-    if "graphs_in_budget" not in told or not {"budget", "pool"} <= told.keys() or told["peak_activation"] < estimate:
+    if not {"graphs_in_budget", "graphs_estimate", "budget", "pool"} <= told.keys():
         return False
+    estimate = told["graphs_estimate"]
+    beside = told.get("consumed", (weights or 0) + told.get("non_torch", 0))
     left = told["budget"] - told["pool"] - beside - told["peak_activation"]
     return left < estimate / 2
 
