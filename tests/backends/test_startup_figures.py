@@ -143,6 +143,12 @@ INFO 08-12 22:32:19 [model_runner.py:1570] Graph capturing finished in 59 secs, 
 (EngineCore pid=7) INFO [gpu_worker.py:955] Free memory on device (78.84/79.25 GiB) on startup. Desired GPU memory utilization is (0.92, 72.91 GiB). Actual usage is 15.26 GiB for consumed memory (weights + non-torch), 1.44 GiB for peak activation, and 0.23 GiB for CUDAGraph memory.""",
         [of(weights=15, activation=1.44, non_torch=0.26, cuda_graph=0.23, kv_pool=56.21)],
     ),
+    "0.32, the estimate of the graphs is lost, and rounding leaves less than nothing": (
+        """(EngineCore pid=7) INFO [gpu_worker.py:692] Available KV cache memory: 56.21 GiB
+(EngineCore pid=7) INFO [gpu_worker.py:481] CUDA graph memory profiling is enabled (default since v0.21.0).
+(EngineCore pid=7) INFO [gpu_worker.py:955] Free memory on device (78.84/79.25 GiB) on startup. Desired GPU memory utilization is (0.92, 72.90 GiB). Actual usage is 15.26 GiB for consumed memory (weights + non-torch), 1.44 GiB for peak activation, and 0.23 GiB for CUDAGraph memory.""",
+        [of(activation=1.44, cuda_graph=0.23, kv_pool=56.21)],
+    ),
     "0.32, DEBUG names no non-torch": (
         """(Worker pid=7) DEBUG [gpu_worker.py:1] Memory profiling takes 1.70 seconds. Total non KV cache memory: 16.70GiB; torch peak memory increase: 1.19GiB; total consumed (from mem_get_info): 15.51GiB; weights memory: 15.0GiB.""",
         [of(weights=15, activation=1.19, non_torch=0.51)],
