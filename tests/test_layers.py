@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lading.plan",),
     ("lading.hardware", "lading.sources", "lading.cache", "lading.backends"),
     ("lading.pace", "lading.parts", "lading.prefetch", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
-    ("lading.doctor", "lading.planning", "lading.resolve", "lading.serve"),
+    ("lading.calibrate", "lading.doctor", "lading.planning", "lading.resolve", "lading.serve"),
     ("lading.cli",),
 )  # fmt: skip
 """Layers 0 to 5 of the design; layer 1 in three steps, since profiles stand on facts and the plan on both."""

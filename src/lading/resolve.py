@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lading.backends.interface import Installation
 from lading.backends.members import BACKENDS
+from lading.cache.calibrations import Calibrations
 from lading.cache.index import IndexEntry
 from lading.cache.root import CacheRoot
 from lading.errors import EngineNotInstalled, UsageError
@@ -101,7 +102,7 @@ def list_profiles(
     for note in facts.notes:
         report(Note(f"{facts.architecture}: {note}", "WARNING"))
     report(PhaseChanged(Phase.SELECTING, facts.architecture))
-    fits = fits_on(machine, facts, str(manifest.pinned), wish)
+    fits = fits_on(machine, facts, str(manifest.pinned), wish, cache.calibrations if cache else None)
     return Listing(model, source, manifest, skipped, facts, fits, recalled is not None)
 
 
@@ -111,11 +112,14 @@ def _engine(installed: Installation, architecture: str) -> Engine:
     return Engine(installed.backend, installed.version, installed.device, installed.architectures, support)
 
 
-def fits_on(machine: Machine, facts: ModelFacts, key: str, wish: Wish) -> tuple[Fit, ...]:
-    """How each profile of a model, that ``key`` identifies, fits ``machine``."""
+def fits_on(
+    machine: Machine, facts: ModelFacts, key: str, wish: Wish, calibrations: Calibrations | None = None
+) -> tuple[Fit, ...]:
+    """How each profile of a model, that ``key`` identifies, fits ``machine``; with what was measured at its starts."""
     engines = machine.engines(facts.architecture)
     profiles = profiles_of(machine, facts, key, wish)
-    return tuple(fit(profile, facts, machine.inventory, engines, wish) for profile in profiles)
+    calibrated = calibrations.find if calibrations else lambda _: None
+    return tuple(fit(profile, facts, machine.inventory, engines, wish, calibrated) for profile in profiles)
 
 
 def profiles_of(machine: Machine, facts: ModelFacts, key: str, wish: Wish) -> list[Profile]:

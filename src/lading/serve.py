@@ -14,9 +14,10 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,13 +27,17 @@ from lading.backends.members import BACKENDS
 from lading.cache import upkeep
 from lading.cache.root import CacheRoot
 from lading.cache.use import Announcement, announced
+from lading.calibrate import keep, listening, told
 from lading.errors import EngineFailed, ModelNotFound, Stopped
 from lading.events import Event, Note, Phase, PhaseChanged, Report, both
 from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceInfo, ServiceStatus
 from lading.plan import Globs, TransferPlan
 from lading.prefetch import reading_ahead
-from lading.profiles.fit import Wish
+from lading.profiles.calibration import Calibration, CalibrationKey
+from lading.profiles.correction import figures_of
+from lading.profiles.fit import Wish, calibration_key, target_of
+from lading.profiles.measurement import Measurement
 from lading.profiles.runtime_manifest import runtime_manifest_yaml
 from lading.profiles.select import Selection
 from lading.resolve import Consultation, Listing, Machine, choose, list_profiles
@@ -121,6 +126,18 @@ class ServicePlan:
             yield use
         self.cache.index.touch(self.listing.model)
 
+    @property
+    def estimated(self) -> tuple[Measurement, ...]:
+        """The memory of each of the chosen profile's ranks, as the engine will tell it."""
+        return tuple(figures_of(rank) for rank in self.selection.chosen.estimate.ranks)
+
+    @property
+    def calibration_key(self) -> CalibrationKey:
+        """For what a measurement of this start counts."""
+        profile, options = self.selection.chosen.profile, self.request.wish.options
+        target = target_of(self.machine.inventory, self.installation.version, profile, options)
+        return calibration_key(profile, self.listing.facts, target)
+
     def command(self, directory: Path, endpoint: Endpoint, environ: Mapping[str, str]) -> Command:
         """The engine's command for a workspace at ``directory``."""
         launch = Launch(
@@ -203,7 +220,9 @@ async def serve(request: ServeRequest, world: Surroundings) -> int:
             directory = await _in_thread(lambda: fetch(plan, report, signals.cancelled, use), signals)
             endpoint = plan.backend.endpoint(plan.installation, runtime)
             gateway.attach_engine(endpoint)
-            supervisor = _supervisor(plan, directory, endpoint, world.environ, _inviting(report, request, port))
+            inviting = _inviting(report, request, port)
+            calibrating = listening(inviting, plan.installation.backend, _calibrate(plan, status, report))
+            supervisor = _supervisor(plan, directory, endpoint, world.environ, calibrating)
             signals.pass_on(supervisor.stop, supervisor.kill)
             with reading_ahead(directory, plan.prefetch_bytes, report):
                 outcome = await supervisor.run()
@@ -245,6 +264,21 @@ def _inviting(report: Report, request: ServeRequest, port: int) -> Report:
     return invite
 
 
+def _calibrate(plan: ServicePlan, status: ServiceStatus, report: Report) -> Callable[[tuple[Measurement, ...]], None]:
+    """What to do with the memory that the engine measured: show it, compare it, keep it where the cache takes it."""
+
+    def conclude(ranks: tuple[Measurement, ...]) -> None:
+        found = Calibration(plan.calibration_key, ranks, plan.estimated, int(time.time()))
+        calibrations = plan.cache.calibrations if plan.cache and plan.cache.is_writable else None
+        status.describe(replace(status.snapshot().info, measured_memory=ranks))
+        for note in told(found, calibrations.path_of(found.key) if calibrations else None):
+            report(note)
+        if calibrations:
+            keep(found, calibrations, report)
+
+    return conclude
+
+
 def _exit_code(outcome: Outcome, backend: Backend, signals: _Signals) -> int:
     """The engine's own code once the model has answered; before that, or when it ended by itself, an error."""
     if outcome.state is State.STOPPED:
@@ -275,6 +309,7 @@ def _info(plan: ServicePlan) -> ServiceInfo:
         backend=plan.installation.backend,
         backend_version=plan.installation.version,
         estimate_bytes=chosen.needed_bytes,
+        estimated_memory=plan.estimated,
         repository_override=plan.request.repository_override,
     )
 

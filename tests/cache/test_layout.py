@@ -20,6 +20,8 @@ from lading.cache.partial import Journal
 from lading.cache.root import CacheRoot, open_cache
 from lading.cache.use import announced
 from lading.errors import SizeMismatch
+from lading.profiles.calibration import Calibration, CalibrationKey
+from lading.profiles.measurement import Measurement
 from lading.transfer import TransferOptions, survey, transfer
 from lading.uri import ModelUri
 from lading.workspace import build_workspace
@@ -38,6 +40,7 @@ KINDS = {
     "locks/<model key>.lock.lease": rf"locks/{KEY}\.lock\.lease",
     "locks/gc.lock": r"locks/gc\.lock",
     "uses/<random>.json": r"uses/[0-9a-f]+\.json",
+    "calibrations/<key>.json": rf"calibrations/{KEY}\.json",
     "workspaces/<name>/": r"workspaces/[^/]+/.+",
     "tmp/": r"tmp/.+",
 }
@@ -45,7 +48,7 @@ KINDS = {
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Iterator[CacheRoot]:
-    """One complete model in use, one newer listing of it whose transfer broke off, one workspace."""
+    """One complete model in use, one newer listing of it whose transfer broke off, one workspace, one start."""
     cache = open_cache(tmp_path, default=tmp_path, fallback=tmp_path)
     source = MemorySource(model=ModelUri.parse("hf://org/model:v1"))
     options = TransferOptions(connections=1, part_bytes=1000, retries=0)
@@ -62,6 +65,8 @@ def cache(tmp_path: Path) -> Iterator[CacheRoot]:
     with pytest.raises(SizeMismatch):
         plan = survey(source.manifest, source, cache)
         transfer(plan, source, cache, cancelled=threading.Event(), options=options)
+    key = CalibrationKey("vllm", "0.32.0", "cpu", "LlamaForCausalLM", "bf16", 5000)
+    cache.calibrations.save(Calibration(key, (Measurement(kv_pool_tokens=7),), (Measurement(weights_bytes=5000),), 1))
     with announced(cache.uses_directory, source.model):
         yield cache
 
@@ -125,6 +130,15 @@ def test_partial_files_have_their_whole_length_and_a_journal_that_is_true(cache:
 
 def test_lock_files_say_nothing_while_nobody_holds_them(cache: CacheRoot) -> None:
     assert [path.read_bytes() for path in found(cache)["locks/<model key>.lock"]] == [b""]
+
+
+def test_calibrations_are_named_by_their_key_and_name_no_model(cache: CacheRoot) -> None:
+    (path,) = found(cache)["calibrations/<key>.json"]
+    data = json.loads(path.read_text())
+    assert data.keys() == {"schema", "key", "measured_at", "measured", "estimated"}
+    canonical = json.dumps(data["key"], sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(canonical.encode()).hexdigest() == path.stem
+    assert "org/model" not in path.read_text()
 
 
 def test_workspaces_are_absolute_links_to_blobs(cache: CacheRoot) -> None:

@@ -26,6 +26,7 @@ PLACES = (
     JOURNAL,
     re.compile(rf"locks/({KEY}|gc)\.lock(\.lease)?"),
     re.compile(r"uses/[0-9a-f]+\.json"),
+    re.compile(rf"calibrations/{KEY}\.json"),
     re.compile(r"workspaces/[^/]+/.+"),
 )
 FIELDS = {"schema", "source", "is_complete", "created_at", "manifest", "promised", "marks", "skipped"}

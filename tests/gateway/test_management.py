@@ -12,6 +12,7 @@ from lading.gateway.heads import parse_head
 from lading.gateway.management import MANAGEMENT_PATHS, explain, management_app
 from lading.gateway.replies import LocalReply
 from lading.gateway.status import ServiceInfo, ServiceStatus
+from lading.profiles.measurement import Measurement
 from tests.gateway.prometheus_text import parse
 
 
@@ -204,6 +205,15 @@ def test_metadata_tells_what_is_served_and_why(management: Management) -> None:
     assert body["selectedModelProfileId"] == "f" * 64
     assert (body["profile_name"], body["profile_reason"]) == ("vllm-bf16-tp1-pp1", "the fastest that fits")
     assert (body["backend"], body["backend_version"], body["revision"]) == ("vllm", "0.33.0", "abc123")
+
+
+def test_metadata_tells_the_memory_of_each_rank_as_listings_do(management: Management) -> None:
+    assert content(management.ask("/v1/metadata"))["memory"] == {"estimated": [], "measured": []}
+    ranks = (Measurement(weights_bytes=1, kv_pool_tokens=2), Measurement(weights_bytes=3))
+    management.status.describe(ServiceInfo(measured_memory=ranks))
+    first, second = content(management.ask("/v1/metadata"))["memory"]["measured"]
+    assert (first["rank"], first["weights_bytes"], first["kv_pool_tokens"], first["kv_pool_bytes"]) == (0, 1, 2, None)
+    assert (second["rank"], second["weights_bytes"]) == (1, 3)
 
 
 MANIFEST = "schema_version: '2.0'\nprofiles: []\n"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,7 @@ from lading.events import BytesFetched, Phase, PhaseChanged, RetryScheduled, Tra
 from lading.gateway.metrics import Family, Sample, page
 from lading.gateway.status import ServiceInfo, ServiceStatus
 from lading.gateway.traffic import Traffic
+from lading.profiles.measurement import Measurement
 from tests.gateway.prometheus_text import Samples, parse
 
 
@@ -82,6 +85,41 @@ def test_the_profile_is_told_with_its_labels_escaped() -> None:
     labels = {"id": "ab" * 32, "name": NASTY, "backend": "vllm", "version": "0.33.0"}
     assert sample(samples, "profile_info", **labels) == 1
     assert sample(samples, "profile_memory_estimate_bytes") == 7
+
+
+def test_estimated_and_measured_memory_are_told_by_term_and_rank() -> None:
+    status = ServiceStatus()
+    before = {name for name, _ in rendered(status)}
+    assert not any(name.startswith(("lading_memory", "lading_kv_pool")) for name in before)
+    status.describe(ServiceInfo(estimated_memory=(Measurement(weights_bytes=15, activation_bytes=2),)))
+    samples = rendered(status)
+    assert sample(samples, "memory_estimated_bytes", term="weights", rank="0") == 15
+    assert sample(samples, "memory_estimated_bytes", term="activation", rank="0") == 2
+    assert not any(name.startswith("lading_memory_measured") for name, _ in samples)
+    ranks = (Measurement(14, 0, 1, 3, 50, 4096), Measurement(13, kv_pool_tokens=4096))
+    status.describe(ServiceInfo(measured_memory=ranks))
+    samples = rendered(status)
+    told = {
+        (dict(labels)["term"], dict(labels)["rank"]): value
+        for (name, labels), value in samples.items()
+        if name == "lading_memory_measured_bytes"
+    }
+    assert told == {
+        ("weights", "0"): 14, ("activation", "0"): 0, ("non_torch", "0"): 1, ("cuda_graphs", "0"): 3, ("kv_pool", "0"): 50,
+        ("weights", "1"): 13,
+    }  # fmt: skip
+    assert sample(samples, "kv_pool_measured_tokens", rank="1") == 4096
+
+
+def test_the_metrics_that_the_page_on_calibration_names_are_those_of_memory() -> None:
+    status, ranks = ServiceStatus(), (Measurement(1, 2, 3, 4, 5, 6),)
+    before = {name for name, _ in rendered(status)}
+    status.describe(ServiceInfo(estimated_memory=ranks, measured_memory=ranks))
+    samples = rendered(status)
+    text = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text()
+    assert {name for name, _ in samples} - before == set(re.findall(r"\blading_\w+", text))
+    terms = {value for _, labels in samples for name, value in labels if name == "term"}
+    assert all(f"`{term}`" in text for term in terms)
 
 
 def test_help_text_is_escaped() -> None:

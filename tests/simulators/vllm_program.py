@@ -3,7 +3,7 @@
 :func:`install` lays out an environment that Lading's detection reads like a real CPU build. How a start goes is set by the
 variable ``STAND_IN`` (JSON): ``start_seconds``, ``crash`` (text to print before ending with ``exit_code``), ``ignore_term``,
 ``fork`` (leave a child in a session of its own), ``healthy_only`` (health says yes, no token comes), ``no_completions`` (a
-model of another kind), ``api_key`` (asked for below ``/v1``), ``pid_file``.
+model of another kind), ``api_key`` (asked for below ``/v1``), ``pid_file``, ``lines`` (to be printed while it starts).
 """
 
 from __future__ import annotations
@@ -151,6 +151,7 @@ def main(arguments: list[str]) -> None:
         Path(settings["pid_file"]).write_text(" ".join(map(str, pids)))
     print(f"INFO 11-20 10:00:00 [api_server.py:1] vLLM server version 0.32.0, arguments {arguments}", flush=True)
     read_model(Path(arguments[1]))
+    print("\n".join(settings.get("lines", [])), flush=True)
     time.sleep(settings.get("start_seconds", 0))
     if "crash" in settings:
         sys.stderr.write(settings["crash"] + "\n")

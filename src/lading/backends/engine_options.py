@@ -6,12 +6,13 @@ opaque.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lading.backends.arguments import Flag, Values, last_values
+from lading.backends.arguments import Flag, Values, last_values, without
 from lading.errors import UsageError
 from lading.profiles.fit import Wish
 from lading.profiles.options import LONGEST_THAT_FITS, EngineOptions, Speculation
@@ -21,6 +22,14 @@ _UNITS = {
     "k": 10**3, "K": 1 << 10, "m": 10**6, "M": 1 << 20, "g": 10**9, "G": 1 << 30, "t": 10**12, "T": 1 << 40,
 }  # fmt: skip
 _OWN_SPECULATION = "mtp"
+_CHANGE_NOTHING = (
+    Flag("--model"),
+    Flag("--served-model-name", Values.MANY),
+    Flag("--host", prefixes=False),
+    Flag("--port"),
+    Flag("--uds"),
+    Flag("--api-key", Values.MANY, prefixes=False),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,14 @@ def read_wish(family: str, tokens: Sequence[str]) -> Wish:
     wished = {name: value for name, value in found.items() if name in ("tp", "pp", "lora")}
     options: dict[str, Any] = {name: value for name, value in found.items() if name not in wished}
     given: dict[str, Any] = wished
-    return Wish(**given, options=EngineOptions(**options))
+    return Wish(**given, options=EngineOptions(**options, others=_others(family, tokens)))
+
+
+def _others(family: str, tokens: Sequence[str]) -> str:
+    """A digest of the tokens that are neither read nor known to change nothing; "" for none."""
+    known = (*flags_of(family), *_CHANGE_NOTHING)
+    left = without(tokens, known, (flag.name for flag in known))
+    return hashlib.sha256("\0".join(left).encode()).hexdigest() if left else ""
 
 
 def flags_of(family: str) -> tuple[Flag, ...]:

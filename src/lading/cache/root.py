@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lading.cache.calibrations import Calibrations
 from lading.cache.disk import (
     Check,
     can_write_directory,
@@ -65,6 +66,11 @@ class CacheRoot:
     def uses_directory(self) -> Path:
         """Where running servers say what they use: see :mod:`lading.cache.use`."""
         return self.path / "uses"
+
+    @property
+    def calibrations(self) -> Calibrations:
+        """What engines measured at their starts here."""
+        return Calibrations(self.path / "calibrations")
 
     def workspace_for(self, pinned: ModelUri) -> Path:
         """Where the model directory of a model at a pinned revision is assembled."""

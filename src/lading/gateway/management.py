@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from lading.events import Phase
 from lading.gateway.metrics import CONTENT_TYPE, page
 from lading.gateway.status import ServiceStatus, StatusSnapshot
 from lading.gateway.traffic import Traffic
+from lading.profiles.measurement import Measurement
 from lading.units import format_bytes, format_seconds
 
 API_VERSION = "1.0"
@@ -179,7 +180,12 @@ def _metadata(snapshot: StatusSnapshot, version: str) -> dict[str, Any]:
         "backend_version": info.backend_version,
         "revision": info.revision,
         "phase": snapshot.phase.value,
+        "memory": {"estimated": _ranks(info.estimated_memory), "measured": _ranks(info.measured_memory)},
     }
+
+
+def _ranks(memory: Sequence[Measurement]) -> list[dict[str, int | None]]:
+    return [{"rank": rank, **each.to_json()} for rank, each in enumerate(memory)]
 
 
 def _asks_for_yaml(accept: str) -> bool:

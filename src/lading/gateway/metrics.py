@@ -48,7 +48,7 @@ class Family:
 
 def page(snapshot: StatusSnapshot, traffic: Traffic, engine_up: bool | None, engine_block: bytes) -> bytes:
     """The whole text. ``engine_up`` is None while no engine is expected to answer."""
-    own = [*_startup(snapshot), *_download(snapshot), *_profile(snapshot), *_http(traffic)]
+    own = [*_startup(snapshot), *_download(snapshot), *_profile(snapshot), *_memory(snapshot), *_http(traffic)]
     if engine_up is not None:
         own.append(_gauge("engine_metrics_up", "Whether the engine's own metrics follow below.", engine_up))
     return "".join(map(str, own)).encode() + engine_block
@@ -95,6 +95,24 @@ def _profile(snapshot: StatusSnapshot) -> Iterator[Family]:
         yield _family("profile_info", "gauge", "The profile that is served.", [Sample(1, labels)])
     if info.estimate_bytes is not None:
         yield _gauge("profile_memory_estimate_bytes", "Memory the profile should need.", info.estimate_bytes)
+
+
+def _memory(snapshot: StatusSnapshot) -> Iterator[Family]:
+    """Families without a sample are left out: not every engine tells everything."""
+    told = (
+        ("estimated", "estimated", snapshot.info.estimated_memory),
+        ("measured", "measured by the engine at its start", snapshot.info.measured_memory),
+    )
+    for name, what, ranks in told:
+        numbered = [(("rank", str(rank)), each) for rank, each in enumerate(ranks)]
+        in_bytes = [
+            Sample(size, (("term", term), rank)) for rank, each in numbered for term, size in each.terms.items()
+        ]
+        tokens = [Sample(each.kv_pool_tokens, (rank,)) for rank, each in numbered if each.kv_pool_tokens is not None]
+        if in_bytes:
+            yield _family(f"memory_{name}_bytes", "gauge", f"Memory of a rank by what holds it, as {what}.", in_bytes)
+        if tokens:
+            yield _family(f"kv_pool_{name}_tokens", "gauge", f"Tokens that the KV pool holds, as {what}.", tokens)
 
 
 def _http(traffic: Traffic) -> Iterator[Family]:

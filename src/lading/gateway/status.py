@@ -22,6 +22,7 @@ from lading.events import (
     TransferStarted,
 )
 from lading.gateway.progress import DownloadProgress, TransferMeter
+from lading.profiles.measurement import Measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class ServiceInfo:
     """What is served, as far as it is resolved. None means "not known yet"; the names are empty until then.
 
     ``source`` is the model's URI as text, ``revision`` the commit or version it was pinned to, ``manifest_yaml`` the
-    runtime manifest as it lies on disk, ``profile_reason`` why this profile was chosen.
+    runtime manifest as it lies on disk, ``profile_reason`` why this profile was chosen. ``estimated_memory`` and
+    ``measured_memory`` are by rank; one that stands alone is the largest of all ranks.
     """
 
     served_names: tuple[str, ...] = ()
@@ -43,6 +45,8 @@ class ServiceInfo:
     backend_version: str | None = None
     estimate_bytes: int | None = None
     repository_override: str = ""
+    estimated_memory: tuple[Measurement, ...] = ()
+    measured_memory: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

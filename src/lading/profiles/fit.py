@@ -6,13 +6,14 @@ Nothing is filtered away: every profile gets its :class:`Fit`, and listings, err
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
 
 from lading.hardware.inventory import Device, Inventory
 from lading.model.facts import ModelFacts
+from lading.profiles.calibration import ON_CPU, Calibration, CalibrationKey
 from lading.profiles.generate import TENSOR_PARALLEL_SIZES
 from lading.profiles.memory import estimate
 from lading.profiles.options import LONGEST_THAT_FITS, EngineOptions
@@ -88,18 +89,33 @@ class Fit:
         return self.verdict is Verdict.COMPATIBLE
 
 
-def fit(profile: Profile, facts: ModelFacts, inventory: Inventory, engines: Iterable[Engine], wish: Wish) -> Fit:
-    """How ``profile`` meets the machine. Pure."""
+def fit(
+    profile: Profile,
+    facts: ModelFacts,
+    inventory: Inventory,
+    engines: Iterable[Engine],
+    wish: Wish,
+    calibrated: Callable[[CalibrationKey], Calibration | None] = lambda _: None,
+) -> Fit:
+    """How ``profile`` meets the machine; ``calibrated`` tells what the last start of the same measured. Pure."""
     engine = next((each for each in engines if each.backend == profile.backend), None)
-    needs = estimate(facts, profile, _target(inventory, engine, profile, wish.options))
+    target = target_of(inventory, engine.version if engine else "", profile, wish.options)
+    if engine:
+        target = replace(target, measured=calibrated(calibration_key(profile, facts, target)))
+    needs = estimate(facts, profile, target)
     if refusal := _refusal(profile, facts, inventory, engine, wish):
         return Fit(profile, Verdict.INCOMPATIBLE, needs, needs.budget_bytes, refusal.reason, refusal.remedy)
     return _by_memory(profile, facts, needs, inventory, wish)
 
 
-def _target(inventory: Inventory, engine: Engine | None, profile: Profile, options: EngineOptions) -> Target:
-    """The smallest GPU, since all ranks need the same; the RAM where there is none."""
-    version = engine.version if engine else ""
+def calibration_key(profile: Profile, facts: ModelFacts, target: Target) -> CalibrationKey:
+    """For what a measurement of this profile in this situation counts."""
+    gpu = ON_CPU if target.device is Device.CPU else target.gpu_name
+    return CalibrationKey.of(target.engine, target.engine_version, gpu, facts, profile, target.options)
+
+
+def target_of(inventory: Inventory, version: str, profile: Profile, options: EngineOptions) -> Target:
+    """The situation: the smallest GPU, since all ranks need the same; the RAM where there is none."""
     if inventory.device is Device.CPU:
         return Target(
             Device.CPU,

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from lading.hardware.inventory import Device
 from lading.model.facts import ModelFacts
+from lading.profiles.correction import figures_of, mismatches
 from lading.profiles.cpu_memory import estimate_cpu
 from lading.profiles.options import LONGEST_THAT_FITS
 from lading.profiles.profile import Profile
@@ -39,7 +40,9 @@ def estimate(facts: ModelFacts, profile: Profile, target: Target) -> Estimate:
     length = _length(facts, target)
     account = estimate_cpu if target.device is Device.CPU else _ACCOUNTING[target.engine]
     found = account(facts, profile, target, length)
-    return replace(found, notes=(*found.notes, *_uncounted(facts, profile, target)))
+    rank = found.binding
+    told = mismatches(target.measured.of_rank(rank.rank), figures_of(rank)) if target.measured else ()
+    return replace(found, notes=(*found.notes, *_uncounted(facts, profile, target), *told))
 
 
 def _uncounted(facts: ModelFacts, profile: Profile, target: Target) -> Iterator[str]:

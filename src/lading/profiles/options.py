@@ -28,7 +28,8 @@ class EngineOptions:
 
     ``gpu_utilization`` is the engine's own share: of all it may use for vLLM, of weights and cache together for SGLang,
     of the memory left free for TensorRT-LLM. ``capture_sizes`` are the batch sizes for which CUDA graphs are captured,
-    ``largest_capture`` the greatest of them where only that was said.
+    ``largest_capture`` the greatest of them where only that was said. ``others`` is a digest of the flags that nobody
+    here reads: they may change something.
     """
 
     max_model_len: int | None = None
@@ -55,6 +56,7 @@ class EngineOptions:
     language_model_only: bool = False
     images_per_prompt: int | None = None
     kv_pool_tokens: int | None = None
+    others: str = ""
 
     @property
     def element_bytes(self) -> int:

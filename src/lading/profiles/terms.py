@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from lading.hardware.inventory import Device
 from lading.model.attention import KvLayout
+from lading.profiles.calibration import Calibration
 from lading.profiles.options import EngineOptions
 
 
@@ -47,7 +48,8 @@ class Target:
     """The situation that an estimate is for.
 
     ``total_bytes`` is the GPU's memory as CUDA reports it, or the RAM that is granted; ``free_bytes`` what of the RAM
-    is free now. ``is_linked`` says whether GPUs are joined by NVLink; None where only the name can tell.
+    is free now. ``is_linked`` says whether GPUs are joined by NVLink; None where only the name can tell. ``measured``
+    is what the last start of the same told, where there was one here.
     """
 
     device: Device
@@ -60,6 +62,7 @@ class Target:
     is_unified: bool = False
     free_bytes: int | None = None
     options: EngineOptions = field(default_factory=EngineOptions)
+    measured: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from math import ceil, floor
 
 from lading.model.facts import ModelFacts
 from lading.profiles.constants import Row, row_for
+from lading.profiles.correction import corrected
 from lading.profiles.encoder import encoder_term
 from lading.profiles.lora import lora_term
 from lading.profiles.profile import Profile
@@ -87,7 +88,7 @@ def _rank(run: Run, sizes: RankSizes) -> RankEstimate:
         terms.append(encoder_term(facts, facts.vision, run.batched_tokens, activation.size_bytes, options))
     if profile.lora:
         terms.append(lora_term(facts, sizes.layers, profile.tp, options))
-    graphs = graphs_term(run, sizes)
+    *terms, graphs = corrected([*terms, graphs_term(run, sizes)], sizes.rank, run.target)
     in_budget = run.row.flag("budget_has_graphs")
     if in_budget:
         terms.append(graphs)
