@@ -12,7 +12,7 @@ _SHORTEST_SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One bar: ``figure`` has to be at most ``bar``, or at least where ``at_least``; ``count`` records are behind it."""
+    """One bar: ``figure`` is at most ``bar``, or at least where ``at_least``; ``count`` records stand behind it."""
 
     name: str
     figure: float
