@@ -47,6 +47,13 @@ def test_a_mark_is_reached(found, name):
     assert mark.is_reached, f"{mark.figure:.4f} on {mark.count} records, the bar is {mark.bar}"
 
 
+def test_ranks_hold_what_the_engines_own_classes_hold(found):
+    errors = distribution([each.pair.error for each in found.ranks])
+    assert errors.count > 150
+    assert errors.median <= 0.0005
+    assert errors.p90 <= 0.04
+
+
 def test_the_page_says_what_the_estimator_says_now(found):
     assert PAGE.read_text() == found.text, "run `make accuracy` and read what has changed"
 

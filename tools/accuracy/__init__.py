@@ -12,6 +12,7 @@ from pathlib import Path
 from tools.accuracy.comparison import Comparison, compare
 from tools.accuracy.estimator import SPOKEN
 from tools.accuracy.page import page
+from tools.accuracy.rank_weights import RankWeights, rank_weights
 from tools.accuracy.records import Record, records
 
 PAGE = Path(__file__).parents[2] / "docs/accuracy.md"
@@ -19,15 +20,16 @@ PAGE = Path(__file__).parents[2] / "docs/accuracy.md"
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All comparisons, and the records of engines that the estimator does not speak of."""
+    """All comparisons, the records of engines that the estimator does not speak of, and ranks beside the classes."""
 
     comparisons: tuple[Comparison, ...]
     unspoken: tuple[Record, ...]
+    ranks: tuple[RankWeights, ...]
 
     @property
     def text(self) -> str:
         """The page."""
-        return page(self.comparisons, self.unspoken)
+        return page(self.comparisons, self.unspoken, self.ranks)
 
 
 def report() -> Report:
@@ -36,4 +38,5 @@ def report() -> Report:
     return Report(
         tuple(compare(each for each in found if each.engine in SPOKEN)),
         tuple(each for each in found if each.engine not in SPOKEN),
+        tuple(rank_weights()),
     )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lading.hardware.inventory import Gpu, Inventory
 from lading.model.facts import ModelFacts, gather_facts
+from lading.model.weights import Heads
 from lading.profiles.fit import Engine, Fit, Verdict, Wish, fit
 from lading.profiles.overhead import constants_for
 from lading.profiles.profile import Profile
@@ -76,6 +77,15 @@ def estimate_record(record: Record, model: Model) -> Estimated:
         suggested=_endless(situation).suggested_max_model_len,
         tokens_in=tokens_in if layout else None,
     )
+
+
+def stage_weights(model: Model, tp: int, pp: int) -> tuple[int, ...]:
+    """Bytes that a rank of each pipeline stage holds once the model is loaded."""
+    facts = gather_facts(model.config, model.tensors, quantization_file=model.quantization_file)
+    if facts.weights is None:
+        raise ValueError("the checkpoint has no tensors")
+    heads = Heads(facts.attention_heads or 0, facts.kv_heads or 0)
+    return tuple(size + facts.rope_cache_bytes for size in facts.weights.rank_bytes(tp, pp, heads))
 
 
 def _endless(situation: Situation) -> Fit:

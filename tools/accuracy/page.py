@@ -8,6 +8,7 @@ from lading.units import GIB
 from tools.accuracy.comparison import Comparison, Measure, distribution, pairs
 from tools.accuracy.estimator import SPOKEN
 from tools.accuracy.marks import Mark, marks
+from tools.accuracy.rank_weights import RankWeights
 from tools.accuracy.reasons import likely_reason
 from tools.accuracy.records import Record
 
@@ -22,11 +23,18 @@ compares the tokens only. The longest request is what the engine named, or the t
 a suggestion above it would not start."""
 
 
-def page(comparisons: Sequence[Comparison], unspoken: Sequence[Record]) -> str:
+_CLASSES = """\
+What the engine's own classes (vLLM 0.32.0) hold on a rank, built from the published config without weights, against the
+estimate from the headers: splits, replication, padding, pipeline stages and rotary tables of families that no log
+covers. Relative errors by tensor-parallel size, and by stage of a pipeline of two."""
+
+
+def page(comparisons: Sequence[Comparison], unspoken: Sequence[Record], ranks: Sequence[RankWeights]) -> str:
     """The whole page."""
     parts = ["# Accuracy of the memory estimate", _NOTE, _HEAD]
     for engine in sorted({each.record.engine for each in comparisons}):
         parts += _engine(engine, [each for each in comparisons if each.record.engine == engine])
+    parts += ["## Weights per rank against the engine's classes", _CLASSES, _rank_errors(ranks), _ranks(ranks)]
     if unspoken:
         spoken = ", ".join(sorted(SPOKEN))
         parts.append(
@@ -128,6 +136,30 @@ def _terms(comparisons: Sequence[Comparison]) -> str:
     ]
     head = [column for measure in measures for column in (str(measure), "est.", "error")]
     return table(("record", *head), rows)
+
+
+_SPLITS = ((1, 1, 0), (2, 1, 0), (4, 1, 0), (8, 1, 0), (1, 2, 0), (1, 2, 1))
+
+
+def _rank_errors(ranks: Sequence[RankWeights]) -> str:
+    errors = distribution([each.pair.error for each in ranks])
+    figures = (errors.median, errors.p90, errors.greatest)
+    return table(
+        ("ranks", "median", "p90", "greatest", "signed median"),
+        [[str(errors.count), *map(_percent, figures), _signed(errors.signed)]],
+    )
+
+
+def _ranks(ranks: Sequence[RankWeights]) -> str:
+    found = {(each.config_file, each.tp, each.pp, each.stage): each.pair.error for each in ranks}
+    rows = [
+        [
+            name.replace("__", "/"),
+            *(_signed(error) if (error := found.get((name, *split))) is not None else "" for split in _SPLITS),
+        ]
+        for name in sorted({each.config_file for each in ranks})
+    ]
+    return table(("model", "tp1", "tp2", "tp4", "tp8", "pp2, first", "pp2, last"), rows)
 
 
 def _columns(each: Comparison, measure: Measure) -> tuple[str, str, str]:

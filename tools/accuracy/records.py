@@ -85,8 +85,13 @@ def records() -> list[Record]:
 
 def model_of(record: Record) -> Model:
     """The checkpoint that a record ran, from the published config of its family."""
-    published = json.loads((ASSETS / "model-configs" / f"{record.config_file}.json").read_text())
-    config, file = config_of(record.model, published["config"]), published.get("hf_quant_config")
+    return published_model(record.config_file, record.model)
+
+
+def published_model(config_file: str, model: str = "") -> Model:
+    """The checkpoint of a published config; of ``model`` where that was made of it."""
+    published = json.loads((ASSETS / "model-configs" / f"{config_file}.json").read_text())
+    config, file = config_of(model, published["config"]), published.get("hf_quant_config")
     return Model(config, file, tuple(tensors_of(config, file)))
 
 
