@@ -5,7 +5,7 @@ STAMP := .venv/installed
 TEST_STAMP := .venv/test-packages
 JOBS ?= 2
 
-.PHONY: serve test quick check lint types coverage bench docs lock clean
+.PHONY: serve test quick check lint types coverage bench docs accuracy lock clean
 
 serve: $(STAMP)  ## install what is needed and serve the built-in demo model on :8000
 	$(BIN)/lading engine install
@@ -39,6 +39,9 @@ bench: $(STAMP)  ## measure; prints ratios
 
 docs: $(STAMP)  ## write the generated parts of the documents
 	$(BIN)/python tools/generate_docs.py
+
+accuracy: $(STAMP)  ## how right the memory estimate is; writes docs/accuracy.md
+	$(BIN)/python -m tools.accuracy
 
 lock: $(STAMP)  ## pin exact versions and hashes again, from the ranges in pyproject.toml
 	$(BIN)/python -m pip install -q "uv>=0.9"
