@@ -6,22 +6,25 @@ When the estimator's interface changes, this file does and nothing else of the r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lading.hardware.inventory import Gpu, Inventory
 from lading.model.facts import ModelFacts, gather_facts
 from lading.model.weights import Heads
-from lading.profiles.fit import Engine, Fit, Verdict, Wish, fit
-from lading.profiles.overhead import constants_for
+from lading.profiles.fit import Engine, Verdict, Wish, fit
+from lading.profiles.options import EngineOptions
 from lading.profiles.profile import Profile
 from tools.accuracy.records import Model, Record
 
-SPOKEN = frozenset({"vllm"})
+SPOKEN = frozenset({"vllm", "sglang", "tensorrt_llm"})
 """The engines that the estimator speaks of."""
 
 _ENDLESS = 1 << 30  # a length that no machine holds: the estimator then says what it would suggest instead
 _CAPABILITY = (9, 0)
+_DTYPES = {"float32": "float32"}  # what a checkpoint is not held in unless told
+_ONLINE = {"fp8"}
+"""Quantisations that are an option where the checkpoint has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +57,27 @@ class Situation(NamedTuple):
 
 
 def estimate_record(record: Record, model: Model) -> Estimated:
-    """The figures for what the record ran."""
+    """The figures for what the record ran; of its first rank, as logs give them."""
     situation = _situation(record, model)
-    facts, found = situation.facts, fit(*situation)
-    terms = {term.name: term.size_bytes for term in found.estimate.terms}
-    weights = terms["weights"] + terms["rope_cache"]  # the engine's "model loading" counts both
-    pool = found.have_bytes - weights - terms["activation"] - terms["non_torch"] - terms.get("cuda_graphs", 0)
-    layout = facts.kv
+    found, endless = fit(*situation), fit(*_endless(situation))
+    needs = found.estimate
+    rank = needs.ranks[0]
+    layout = rank.kv.layout
 
     def tokens_in(pool_bytes: int) -> int:
         assert layout is not None
-        return layout.pool_tokens(pool_bytes * record.pp, tp=record.tp)
+        return layout.pool_tokens(pool_bytes, tp=record.tp)
 
+    tokens = min(each.kv_pool_tokens for each in needs.ranks)
     return Estimated(
-        weights_bytes=weights,
-        activation_bytes=terms["activation"],
-        non_torch_bytes=terms["non_torch"],
-        graph_bytes=terms.get("cuda_graphs", 0),
-        kv_bytes=pool,
-        kv_tokens=tokens_in(pool) if layout and pool > 0 else None,
+        weights_bytes=rank.bytes_of("weights", "rope_cache"),  # the engine's "model loading" counts both
+        activation_bytes=rank.bytes_of("activation", "encoder"),
+        non_torch_bytes=rank.bytes_of("non_torch"),
+        graph_bytes=rank.bytes_of("cuda_graphs"),
+        kv_bytes=rank.kv_pool_bytes,
+        kv_tokens=tokens if layout and tokens > 0 else None,
         is_compatible=found.verdict is Verdict.COMPATIBLE,
-        suggested=_endless(situation).suggested_max_model_len,
+        suggested=endless.suggested_max_model_len,
         tokens_in=tokens_in if layout else None,
     )
 
@@ -88,12 +91,9 @@ def stage_weights(model: Model, tp: int, pp: int) -> tuple[int, ...]:
     return tuple(size + facts.rope_cache_bytes for size in facts.weights.rank_bytes(tp, pp, heads))
 
 
-def _endless(situation: Situation) -> Fit:
-    return fit(*situation._replace(wish=_wish(situation.wish, _ENDLESS)))
-
-
-def _wish(wish: Wish, length: int | None) -> Wish:
-    return Wish(tp=wish.tp, pp=wish.pp, max_model_len=length, gpu_utilization=wish.gpu_utilization)
+def _endless(situation: Situation) -> Situation:
+    wish = situation.wish
+    return situation._replace(wish=replace(wish, options=replace(wish.options, max_model_len=_ENDLESS)))
 
 
 def _situation(record: Record, model: Model) -> Situation:
@@ -105,6 +105,20 @@ def _situation(record: Record, model: Model) -> Situation:
     )
     machine = Inventory(gpus, ram_bytes=0, ram_available_bytes=0, cpu_count=0)
     engine = Engine(record.engine, record.version, machine.device)
-    utilization = record.utilization or constants_for(record.version).utilization
-    wish = Wish(tp=record.tp, pp=record.pp, max_model_len=record.max_model_len, gpu_utilization=utilization)
-    return Situation(profile, facts, machine, (engine,), wish)
+    return Situation(profile, facts, machine, (engine,), Wish(tp=record.tp, pp=record.pp, options=_options(record)))
+
+
+def _options(record: Record) -> EngineOptions:
+    """What the record asked of the engine; what it does not tell was the default."""
+    return EngineOptions(
+        max_model_len=record.max_model_len,
+        gpu_utilization=record.utilization,
+        max_sequences=record.sequences,
+        batched_tokens=record.batched_tokens,
+        dtype=_DTYPES.get(record.dtype or ""),
+        kv_dtype=record.kv_dtype if record.kv_dtype != "auto" else None,
+        quantization=record.quantization if record.quantization in _ONLINE else None,
+        eager=record.eager,
+        expert_parallel=record.ep,
+        data_parallel=record.dp,
+    )
