@@ -102,6 +102,8 @@ def list_profiles(
     for note in facts.notes:
         report(Note(f"{facts.architecture}: {note}", "WARNING"))
     report(PhaseChanged(Phase.SELECTING, facts.architecture))
+    for remark in machine.inventory.remarks:
+        report(Note(remark))
     fits = fits_on(machine, facts, str(manifest.pinned), wish, cache.calibrations if cache else None)
     return Listing(model, source, manifest, skipped, facts, fits, recalled is not None)
 

@@ -102,7 +102,7 @@ def test_a_driver_that_is_not_there_is_no_error_and_one_that_fails_is(gpus, mode
 def test_a_machine_whose_driver_does_not_run_says_what_would_help(machine, code, words):
     done = run(["inventory"], {**machine(H100), "FAIL": code})
     assert done.returncode == 0
-    assert done.stdout.startswith("no GPUs\nnote  ")
+    assert done.stdout.startswith("no GPUs\n")
     assert words in done.stdout
 
 
@@ -237,6 +237,8 @@ def test_hidden_gpus_are_shown_with_the_reason(machine):
     environ = machine(*nvml.TWO_H100)
     shown = run(["inventory"], {**environ, "CUDA_VISIBLE_DEVICES": "0"}).stdout
     assert "GPU 1 hidden by CUDA_VISIBLE_DEVICES=0 (NVIDIA H100 80GB HBM3)\n" in shown
+    listed = run(["list-model-profiles", "demo"], {**environ, "CUDA_VISIBLE_DEVICES": "0"}).stderr
+    assert "GPU 1 hidden by CUDA_VISIBLE_DEVICES=0" in listed
     assert inventory(environ, CUDA_VISIBLE_DEVICES="").device == "cpu"
     assert [gpu.index for gpu in inventory(environ, CUDA_VISIBLE_DEVICES="GPU-b,GPU-a").gpus] == [1, 0]
     assert [gpu.index for gpu in inventory(environ, NVIDIA_VISIBLE_DEVICES="1").gpus] == [1]

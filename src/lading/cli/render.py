@@ -23,10 +23,7 @@ _MASK = "***"
 def render_inventory(inventory: Inventory) -> str:
     """A machine for people: each GPU with its memory, then those that an engine does not get, and why."""
     lines = [_gpu_line(gpu) for gpu in inventory.gpus] or ["no GPUs"]
-    lines += [f"GPU {each.index} {each.reason}{f' ({each.name})' if each.name else ''}" for each in inventory.hidden]
-    if len(inventory.engine_gpus) < len(inventory.gpus):
-        lines.append("note  CUDA gives a process one MIG instance, the first; CUDA_VISIBLE_DEVICES chooses another")
-    lines += [f"note  {each}" for each in inventory.notes]
+    lines += inventory.remarks
     if inventory.ram_bytes:
         ram, free = format_bytes(inventory.ram_bytes), format_bytes(inventory.ram_available_bytes)
         lines.append(f"RAM  {ram} granted, {free} available, {inventory.cpu_count} cores")

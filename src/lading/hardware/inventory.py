@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 SCHEMA_VERSION = 1
+_ONE_INSTANCE = "CUDA gives a process one MIG instance, the first; CUDA_VISIBLE_DEVICES chooses another"
 
 
 class Device(StrEnum):
@@ -62,13 +63,16 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class HiddenGpu:
-    """A GPU or MIG instance that is in the machine and that no engine gets; ``GPU {index} {reason}`` is a sentence."""
+    """A GPU or MIG instance that is in the machine and that no engine gets. As text it is a sentence."""
 
     index: int
     name: str
     uuid: str
     by: HiddenBy
     reason: str
+
+    def __str__(self) -> str:
+        return f"GPU {self.index} {self.reason}{f' ({self.name})' if self.name else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,12 @@ class Inventory:
         """The GPUs that one engine can use together: all; of MIG instances the first, for CUDA gives a process one."""
         first_instance = next((gpu for gpu in self.gpus if gpu.mig_profile), None)
         return self.gpus if first_instance is None else (first_instance,)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should read: which GPUs no engine gets, and why, and the notes."""
+        one_of_many = len(self.engine_gpus) < len(self.gpus)
+        return (*map(str, self.hidden), *((_ONE_INSTANCE,) if one_of_many else ()), *self.notes)
 
     @property
     def engine_environ(self) -> dict[str, str]:
