@@ -1,6 +1,6 @@
 """Look inside a model without fetching it: its config, quantisation config and safetensors headers, by range."""
 
 from lading.inspection.inspect import inspect
-from lading.inspection.reader import ModelReader, Reads
+from lading.inspection.reader import ModelReader
 
-__all__ = ["ModelReader", "Reads", "inspect"]
+__all__ = ["ModelReader", "inspect"]

@@ -1,20 +1,19 @@
 """Ranges of a model's files: what is verified in the cache is read there, the rest from the source, each range once.
 
-What came from the source is remembered in :class:`Reads`, which the cache keeps: looking again asks for nothing.
+What came from the source is remembered in :class:`lading.cache.listing.Reads`, which the cache keeps: looking
+again asks for nothing.
 """
 
 from __future__ import annotations
 
 import random
 import time
-import zlib
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from lading.cache.listing import Reads
 from lading.digest import Digest
 from lading.errors import ContentError, DigestMismatch, MalformedModel, SourceError, SourceUnreachable
 from lading.model.manifest import FileEntry
@@ -23,52 +22,6 @@ from lading.sources.interface import PassingFault, Source
 T = TypeVar("T")
 _MAX_JSON_BYTES = 64 << 20
 _TRIES = 5
-
-
-class Reads:
-    """Ranges that were read of files, by the entry that names their bytes. Safe to use from several threads.
-
-    ``Reads.from_json(r.to_json())`` knows what ``r`` knows.
-    """
-
-    def __init__(self, known: Mapping[FileEntry, Mapping[int, bytes]] | None = None) -> None:
-        self._known = {entry: dict(ranges) for entry, ranges in (known or {}).items()}
-        self._lock = Lock()
-
-    def find(self, entry: FileEntry, start: int, end: int) -> bytes | None:
-        """The bytes of the range where one that was read covers it."""
-        with self._lock:
-            for first, data in self._known.get(entry, {}).items():
-                if first <= start and end <= first + len(data):
-                    return data[start - first : end - first]
-        return None
-
-    def add(self, entry: FileEntry, start: int, data: bytes) -> None:
-        """Remember a range."""
-        with self._lock:
-            self._known.setdefault(entry, {})[start] = data
-
-    def forget(self, entry: FileEntry) -> None:
-        """Forget a file whose bytes turned out to be wrong."""
-        with self._lock:
-            self._known.pop(entry, None)
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """The ranges as JSON values."""
-        with self._lock:
-            return [
-                entry.to_json() | {"start": start, "data": b64encode(zlib.compress(data)).decode()}
-                for entry, ranges in self._known.items()
-                for start, data in ranges.items()
-            ]
-
-    @classmethod
-    def from_json(cls, data: list[dict[str, Any]]) -> Reads:
-        """The value that :meth:`to_json` wrote; ValueError, KeyError, TypeError or zlib.error for anything else."""
-        reads = cls()
-        for each in data:
-            reads.add(FileEntry.from_json(each), int(each["start"]), zlib.decompress(b64decode(each["data"])))
-        return reads
 
 
 @dataclass(frozen=True, slots=True)
