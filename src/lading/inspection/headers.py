@@ -121,7 +121,7 @@ def _part(entry: FileEntry, reader: ModelReader, first_bytes: int, share_bytes: 
 def _spread(files: int, count: int) -> list[int]:
     """So many of the numbers below ``files``: both ends, some in a row, and others evenly between."""
     middle = files // 2
-    first = [0, files - 1, *range(middle, middle + _RUN), 1, files - 2]
+    first = [0, files - 1, *range(middle, middle + _RUN), 1, *range(files - 2, files - 1 - _RUN, -1)]
     even = [round(number * (files - 1) / max(1, count)) for number in range(count + 1)]
     usable = [number for number in (*first, *even, *range(files)) if 0 <= number < files]
     return sorted(list(dict.fromkeys(usable))[:count])
