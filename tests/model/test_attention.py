@@ -129,7 +129,7 @@ class TestConfigs:
         "text",
         [
             {"compress_ratios": [0, 4]},
-            {"global_head_dim": 512, "sliding_window": 64, "sliding_window_pattern": 6},
+            {"global_head_dim": 80, "sliding_window": 64, "sliding_window_pattern": 6},
             {"full_attention_interval": 4},
             {"layer_types": ["something_new"] * 12},
         ],

@@ -1,35 +1,28 @@
-"""What a model's attention keeps per token, per request and per rank, in the engine's own block arithmetic.
+"""What a model's attention keeps per token, per request and per rank.
 
-vLLM (``v1/core/kv_cache_utils.py`` in 0.33) gives layers that keep the same to groups of equal size, the size of the
-rarest (of the most frequent where that is not half as much again); all groups share one pool of blocks, each with room
-for a page of every layer of a group. Pages are made equal by longer blocks for layers that keep less per token. So a
-request needs, in blocks: as many as its tokens fill for full attention; those of its window, and of the tokens computed
-at once, for sliding and chunked attention; those of the encoder's tokens for cross-attention; one for a state. Where
-there are states, blocks are made long enough for a page of attention to be no smaller than a state. Latent attention
-(MLA) keeps one vector for all heads, on every rank.
+Which layers there are is :mod:`lading.model.layers`', how an engine cuts its pool into blocks for them
+:mod:`lading.model.pool`'s. Latent attention (MLA) keeps one vector for all heads, on every rank; its sparse forms keep
+the keys of an indexer beside it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
 from lading.model.config import MOST_LAYERS, listed, whole
 from lading.model.layers import Keep, Kind, has_unknown_kinds, layers_of
+from lading.model.pool import BLOCK_TOKENS, Blocks, Pool, Strip
 from lading.model.states import State, state_of
 
-__all__ = ["BLOCK_TOKENS", "Blocks", "Kind", "KvLayout", "Odd", "kv_layout", "odd_heads"]
+__all__ = ["BLOCK_TOKENS", "Blocks", "Kind", "KvLayout", "Odd", "Pool", "kv_layout", "odd_heads"]
 
-BLOCK_TOKENS = 16
-
-_LATENT_BLOCK_TOKENS = 128  # what states make blocks of latent attention a multiple of
 _INDEXER_SCALE_BYTES = 4
 _PACKED_LATENT_BYTES = 656  # one token of sparse latent attention in 8 bit: 512 + 64 numbers of 16 bit + scales
 _EXPANDED_LATENTS = {"minicpm3"}  # vLLM keeps their keys and values, not the latent vector
-_MUCH_MORE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,42 +37,14 @@ class Odd:
 
 
 @dataclass(frozen=True, slots=True)
-class Blocks:
-    """How the engine cuts its pool: tokens of a block (None: its default), and how many tokens are guessed ahead.
-
-    ``keeps_states`` says that prefix caching keeps a state beside the running one; ``has_groups`` is False for an
-    engine that gives layers with a window blocks for every token (on the CPU, or when told so).
-    """
-
-    tokens: int | None = None
-    speculative: int = 0
-    keeps_states: bool = False
-    has_groups: bool = True
-
-    def kind(self, kind: Kind) -> Kind:
-        """As what the engine allocates layers of this kind."""
-        return Kind.FULL if kind in (Kind.SLIDING, Kind.CHUNKED) and not self.has_groups else kind
-
-
-@dataclass(frozen=True, slots=True)
-class _Strip:
-    """Layers that are alike, on one rank. ``page`` is the bytes of one block of ``block`` tokens of one layer."""
-
-    kind: Kind
-    count: int
-    window: int
-    page: int
-    block: int
-
-
-@dataclass(frozen=True, slots=True)
 class KvLayout:
     """The layers that keep something, by kind, and how much.
 
     ``heads`` KV heads of ``width`` elements each per token (keys and values together); 0 heads for a latent vector of
     ``width`` elements, which ranks do not share. ``extra_bytes`` per token and layer come beside them. ``state`` is
     what one layer of kind STATE keeps of a request; one of kind CROSS keeps the keys of ``encoder_tokens``. ``odd`` are
-    those among ``layers`` that differ. ``is_exact`` is False where a part is bounded and not known.
+    those among ``layers`` that differ. ``is_sparse`` says that an indexer chooses tokens. ``is_exact`` is False where a
+    part is bounded and not known.
     """
 
     layers: Mapping[Kind, int]
@@ -92,7 +57,7 @@ class KvLayout:
     is_exact: bool = True
     odd: tuple[Odd, ...] = ()
     encoder_tokens: int = 0
-    is_sparse: bool = field(default=False)
+    is_sparse: bool = False
 
     def with_kv_bytes(self, dtype_bytes: float) -> KvLayout:
         """The layout with keys and values in another type, by its bytes per number."""
@@ -109,6 +74,13 @@ class KvLayout:
         others = sum(each.count * self._token_bytes(each.heads, each.width, tp) for each in odd)
         return common * self.token_bytes(tp) + others
 
+    def pool(self, *, tp: int = 1, pp: int = 1, blocks: Blocks | None = None) -> Pool:
+        """The pool of one of ``tp`` ranks of that of ``pp`` pipeline stages which has most layers."""
+        how = blocks or Blocks()
+        strips = self._strips(tp, how)
+        count = sum(self.layers.values())
+        return Pool.of(strips, how, self.encoder_tokens, share=ceil(count / pp) / count if count else 1.0)
+
     def request_bytes(
         self, tokens: int, *, tp: int = 1, batched_tokens: int = 2048, pp: int = 1, blocks: Blocks | None = None
     ) -> int:
@@ -116,58 +88,11 @@ class KvLayout:
 
         ``batched_tokens`` is how many the engine computes at once; of ``pp`` pipeline stages the one with most layers.
         """
-        how = blocks or Blocks()
-        needed = self.request_blocks(tokens, tp=tp, batched_tokens=batched_tokens, blocks=how)
-        return (needed + 1) * self.block_bytes(tp=tp, pp=pp, blocks=how) if needed else 0
-
-    def request_blocks(
-        self, tokens: int, *, tp: int = 1, batched_tokens: int = 2048, blocks: Blocks | None = None
-    ) -> int:
-        """How many blocks of the pool such a request takes; 0 where nothing is kept."""
-        how = blocks or Blocks()
-        return sum(
-            groups * self._blocks(strip, tokens, batched_tokens, how) for strip, groups in self._grouped(tp, how)
-        )
-
-    def block_bytes(self, *, tp: int = 1, pp: int = 1, blocks: Blocks | None = None) -> int:
-        """Bytes of one block of the pool on one rank: a page of each layer of the largest group."""
-        strips = self._strips(tp, blocks or Blocks())
-        if not strips:
-            return 0
-        if len({strip.kind for strip in strips}) == 1:
-            whole_block = sum(strip.count * strip.page for strip in strips)
-            return -(-whole_block * self._widest(pp) // max(1, self._count()))
-        members = -(-_group_size(strips) * self._widest(pp) // max(1, self._count()))
-        return max(1, members) * max(strip.page for strip in strips)
-
-    def pool_blocks(self, pool_bytes: int, *, tp: int = 1, pp: int = 1, blocks: Blocks | None = None) -> int:
-        """How many blocks a pool has."""
-        size = self.block_bytes(tp=tp, pp=pp, blocks=blocks)
-        return pool_bytes // size if size else 0
+        return self.pool(tp=tp, pp=pp, blocks=blocks).request_bytes(tokens, batched_tokens)
 
     def pool_tokens(self, pool_bytes: int, *, tp: int = 1, pp: int = 1, blocks: Blocks | None = None) -> int:
         """How many tokens a pool has room for, as vLLM up to 0.19 prints it: the same number in every group."""
-        how = blocks or Blocks()
-        grouped = self._grouped(tp, how)
-        if not grouped:
-            return 0
-        groups = sum(count for _, count in grouped)
-        block = min(strip.block for strip, _ in grouped)
-        return self.pool_blocks(pool_bytes, tp=tp, pp=pp, blocks=how) // groups * block
-
-    def capacity_tokens(
-        self,
-        pool_bytes: int,
-        length: int,
-        *,
-        tp: int = 1,
-        pp: int = 1,
-        batched_tokens: int = 2048,
-        blocks: Blocks | None = None,
-    ) -> int:
-        """How many tokens a pool has room for, as newer versions print it: of as many requests of ``length`` as fit."""
-        needed = self.request_blocks(length, tp=tp, batched_tokens=batched_tokens, blocks=blocks)
-        return int(self.pool_blocks(pool_bytes, tp=tp, pp=pp, blocks=blocks) / needed * length) if needed else 0
+        return self.pool(tp=tp, pp=pp, blocks=blocks).tokens(pool_bytes)
 
     def _token_bytes(self, heads: int, width: int, tp: int) -> int:
         if not heads and self.is_sparse and self.dtype_bytes == 1:
@@ -175,14 +100,8 @@ class KvLayout:
         share = max(1, ceil(heads / tp)) if heads else 1
         return int(share * width * self.dtype_bytes) + self.extra_bytes
 
-    def _count(self) -> int:
-        return sum(self.layers.values())
-
-    def _widest(self, pp: int) -> int:
-        return -(-self._count() // pp)
-
-    def _strips(self, tp: int, how: Blocks) -> list[_Strip]:
-        """The layers by what they keep, in pages of one size where there is more than one kind."""
+    def _strips(self, tp: int, how: Blocks) -> list[Strip]:
+        """The layers by what they keep on one of ``tp`` ranks, in blocks that are long enough for a state."""
         counts: Counter[tuple[Kind, int, int]] = Counter()
         for kind, count in self.layers.items():
             odd = [each for each in self.odd if each.kind is kind]
@@ -192,58 +111,12 @@ class KvLayout:
                 size = 0 if kind is Kind.STATE else self.token_bytes(tp)
                 counts[how.kind(kind), size, 0 if how.kind(kind) is Kind.FULL else self.window] += rest
         state = self.state.size_bytes(tp, how.speculative) if self.state else 0
-        block = self._block(max((size for _, size, _ in counts), default=0), state, how)
-        strips = [
-            _Strip(kind, count, window, state if kind is Kind.STATE else size * block, block)
+        block = how.block_tokens(max((size for _, size, _ in counts), default=0), state, is_latent=not self.heads)
+        return [
+            Strip(kind, count, window, state if kind is Kind.STATE else size * block, block)
             for (kind, size, window), count in counts.items()
             if size or state
         ]
-        return _in_equal_pages(strips) if len({strip.kind for strip in strips}) > 1 else strips
-
-    def _block(self, token_bytes: int, state_bytes: int, how: Blocks) -> int:
-        """Tokens of a block: so many that attention's page is no smaller than a state."""
-        least = how.tokens or BLOCK_TOKENS
-        if not (state_bytes and token_bytes):
-            return least
-        multiple = max(least, _LATENT_BLOCK_TOKENS) if not self.heads else least
-        return max(least, ceil(state_bytes / token_bytes / multiple) * multiple)
-
-    def _grouped(self, tp: int, how: Blocks) -> list[tuple[_Strip, int]]:
-        """The strips and how many groups each has; strips of one kind are one group, whatever each keeps."""
-        strips = self._strips(tp, how)
-        if len({strip.kind for strip in strips}) == 1:
-            return [(max(strips, key=lambda strip: strip.window), 1)]
-        size = _group_size(strips) if strips else 1
-        return [(strip, ceil(strip.count / size)) for strip in strips]
-
-    def _blocks(self, strip: _Strip, tokens: int, batched_tokens: int, how: Blocks) -> int:
-        match strip.kind:
-            case Kind.FULL:
-                return ceil(tokens / strip.block)
-            case Kind.SLIDING:
-                return ceil(min(strip.window - 1 + batched_tokens, tokens) / strip.block) + 1
-            case Kind.CHUNKED:
-                return ceil(min(strip.window + batched_tokens, tokens) / strip.block)
-            case Kind.CROSS:
-                return ceil(self.encoder_tokens / strip.block)
-            case Kind.STATE:
-                return (2 if how.keeps_states else 1) + how.speculative
-
-
-def _in_equal_pages(strips: list[_Strip]) -> list[_Strip]:
-    """The strips with blocks so long that pages are as large as the largest, padded where that does not divide."""
-    largest = max(strip.page for strip in strips)
-    return [
-        replace(strip, page=largest, block=strip.block * (largest // strip.page))
-        if strip.kind is not Kind.STATE and strip.page and largest % strip.page == 0
-        else replace(strip, page=largest)
-        for strip in strips
-    ]
-
-
-def _group_size(strips: list[_Strip]) -> int:
-    counts = [strip.count for strip in strips]
-    return max(counts) if max(counts) < _MUCH_MORE * min(counts) else min(counts)
 
 
 def kv_layout(
@@ -261,7 +134,7 @@ def kv_layout(
         return None
     state = state_of(text, heads=heads, head_dim=head_dim) if any(keep.kind is Kind.STATE for keep in kept) else None
     window = next((keep.window for keep in kept if keep.window), 0)
-    index = whole(text, "index_head_dim") if text.get("index_topk") else 0
+    index = whole(text, "index_head_dim") if text.get("index_topk") and not text.get("compress_ratios") else 0
     return KvLayout(
         layers=_by_kind(kept),
         window=window,
@@ -318,13 +191,13 @@ def _odd(kept: Counter[Keep], common: Keep, window: int) -> tuple[Odd, ...]:
 
 def _is_exact(text: Mapping[str, Any], kept: Counter[Keep], state: State | None) -> bool:
     has_states = any(keep.kind is Kind.STATE for keep in kept)
-    is_mixed = len({keep.kind for keep in kept}) > 1
-    sizes = {(keep.heads, keep.width) for keep in kept if keep.kind is not Kind.STATE}
+    sizes = {max(1, keep.heads) * keep.width for keep in kept if keep.kind is not Kind.STATE}
+    is_packed = len({keep.kind for keep in kept}) > 1 and any(max(sizes) % size for size in sizes)
     is_windowless = any(keep.kind in (Kind.SLIDING, Kind.CHUNKED) and not keep.window for keep in kept)
     return not (
         listed(text.get("compress_ratios"))
         or (has_states and state is None)
         or is_windowless
-        or (is_mixed and len(sizes) > 1)  # how pages of several sizes are packed changes from version to version
+        or is_packed
         or has_unknown_kinds(text)
     )

@@ -16,6 +16,7 @@ from lading.errors import MalformedModel
 from lading.model.attention import KvLayout, kv_layout, odd_heads
 from lading.model.config import CONFIG_FILE, identity, max_model_len, named_sizes, rotary_dim, text_config, whole
 from lading.model.experts import EXPERT_SIZES, EXPERTS, EXPERTS_PER_TOKEN, first_of
+from lading.model.layers import thinned_heads
 from lading.model.placement import Stage, place
 from lading.model.quantization import Quantization, quantization_of
 from lading.model.safetensors import Tensor
@@ -164,6 +165,7 @@ def _sizes(text: Mapping[str, Any], tensors: Sequence[Tensor]) -> dict[str, int 
     attention = text.get("attn_config")
     if isinstance(attention, dict):  # DBRX, MPT
         sizes["kv_heads"] = sizes["kv_heads"] or whole(attention, "kv_n_heads") or None
+    sizes["kv_heads"] = sizes["kv_heads"] or thinned_heads(text) or None
     hidden, heads = sizes["hidden_size"], sizes["attention_heads"]
     sizes["kv_heads"] = sizes["kv_heads"] or heads
     sizes["head_dim"] = sizes["head_dim"] or (hidden // heads if hidden and heads else None) or None

@@ -14,6 +14,8 @@ from typing import Any
 
 from lading.model.config import listed, table, whole, whole_number
 
+_SCALE_BYTES = 8
+_MOST_INDEXED = 16  # layers that keep one vector for fewer tokens than this choose among them by an indexer
 _PATTERNS = {"gemma3": 6, "gemma3_text": 6, "gemma2": 2, "cohere2": 4}  # every n-th layer sees everything
 
 
@@ -60,10 +62,29 @@ class Keep:
 
 def layers_of(text: Mapping[str, Any], layers: int, common: Keep) -> list[tuple[Keep, ...]]:
     """What each layer keeps; ``common`` is what one of full attention does where nothing else is said of it."""
+    if ratios := listed(text.get("compress_ratios")):
+        return _compressed(text, layers, ratios)
     kinds = _kinds(text, layers)
     found = [tuple(_keep(text, number, kind, common) for kind in each) for number, each in enumerate(kinds)]
     shared = whole(text, "num_kv_shared_layers")  # the last ones read what earlier ones keep
     return found[: max(0, len(found) - shared)] if shared < len(found) else found
+
+
+def _compressed(text: Mapping[str, Any], layers: int, ratios: Sequence[Any]) -> list[tuple[Keep, ...]]:
+    """DeepSeek V4: a window of latent vectors in each layer, and in most one for every so many tokens.
+
+    Eight bits for a number, but for the rotated ones, and their scales: given as so many numbers of 16 bit.
+    """
+    rope = whole(text, "qk_rope_head_dim")
+    vector = (whole(text, "head_dim") + rope + _SCALE_BYTES) // 2
+    index = whole(text, "index_head_dim") // 2
+    found: list[tuple[Keep, ...]] = []
+    for number in range(layers):
+        ratio = whole_number(ratios[number]) if number < len(ratios) else 0
+        near = Keep(Kind.SLIDING, 0, vector, _window(text))
+        far = Keep(Kind.FULL, 0, -(-(vector + (index if ratio < _MOST_INDEXED else 0)) // ratio)) if ratio else None
+        found.append((near, far) if far else (near,))
+    return found
 
 
 def has_unknown_kinds(text: Mapping[str, Any]) -> bool:
@@ -82,6 +103,14 @@ def _keep(text: Mapping[str, Any], number: int, kind: Kind, common: Keep) -> Kee
             return Keep(kind, common.heads, common.width, whole(text, "attention_chunk_size"))
         case Kind.STATE:
             return Keep(kind, 0, 0)
+
+
+def thinned_heads(text: Mapping[str, Any]) -> int:
+    """The heads of keys and values of a model whose layers a search thinned out, of its first that has any; else 0."""
+    for block in listed(text.get("block_configs")):
+        if size := whole(table(table(block).get("attention")), "n_heads_in_group"):
+            return max(1, whole(text, "num_attention_heads") // size)
+    return 0
 
 
 def _of_full(text: Mapping[str, Any], number: int, common: Keep) -> Keep:
