@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-from lading.model.config import MOST_LAYERS, listed, whole
+from lading.model.config import MOST_LAYERS, listed, type_of, whole
 from lading.model.layers import Keep, Kind, has_unknown_kinds, layers_of
 from lading.model.pool import BLOCK_TOKENS, Blocks, Pool, Strip
 from lading.model.states import State, state_of
@@ -115,7 +115,7 @@ class KvLayout:
         return [
             Strip(kind, count, window, state if kind is Kind.STATE else size * block, block)
             for (kind, size, window), count in counts.items()
-            if size or state
+            if (state if kind is Kind.STATE else size)
         ]
 
 
@@ -164,7 +164,7 @@ def odd_heads(
 def _common(text: Mapping[str, Any], heads: int | None, head_dim: int | None) -> Keep:
     """What a layer of full attention keeps of a token."""
     latent, rope = whole(text, "kv_lora_rank"), whole(text, "qk_rope_head_dim")
-    if latent and text.get("model_type") not in _EXPANDED_LATENTS:
+    if latent and type_of(text) not in _EXPANDED_LATENTS:
         return Keep(Kind.FULL, 0, latent + rope)
     if latent:
         return Keep(Kind.FULL, whole(text, "num_attention_heads"), 2 * (whole(text, "qk_nope_head_dim") + rope))

@@ -93,6 +93,12 @@ def listed(value: object) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else ()
 
 
+def type_of(text: Mapping[str, Any]) -> str:
+    """The ``model_type``; "" where there is none."""
+    found = text.get("model_type")
+    return found if isinstance(found, str) else ""
+
+
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a config, laid over the outer one so that shared keys are found in either.
 
@@ -110,8 +116,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _defaults(nested: Mapping[str, Any]) -> dict[str, Any]:
-    kind = nested.get("model_type")
-    return dict(_DEFAULTS.get(kind, {})) if isinstance(kind, str) else {}
+    return dict(_DEFAULTS.get(type_of(nested), {}))
 
 
 def named_sizes(text: Mapping[str, Any]) -> dict[str, int | None]:
@@ -120,7 +125,7 @@ def named_sizes(text: Mapping[str, Any]) -> dict[str, int | None]:
     if sizes["layers"] is None:
         pattern = text.get("layers_block_type") or text.get("hybrid_override_pattern") or text.get("block_configs")
         sizes["layers"] = len(pattern) if isinstance(pattern, list | str) and pattern else None
-    if text.get("model_type") == "longcat_flash":  # two attention layers in each
+    if type_of(text) == "longcat_flash":  # two attention layers in each
         sizes["layers"] = whole(text, "num_layers") or sizes["layers"]
     if (sizes["layers"] or 0) > MOST_LAYERS:
         sizes["layers"] = None
@@ -148,7 +153,7 @@ def max_model_len(text: Mapping[str, Any]) -> int | None:
     rope = table(text.get("rope_scaling")) or table(text.get("rope_parameters"))
     kind = rope.get("rope_type", rope.get("type", "default"))
     factor = rope.get("factor", 1)
-    if not isinstance(kind, str) or kind not in _SCALED_ROPE or text.get("model_type") in ("gemma3", "gemma3_text"):
+    if not isinstance(kind, str) or kind not in _SCALED_ROPE or type_of(text) in ("gemma3", "gemma3_text"):
         return min(found)
     if type(factor) not in (int, float) or not 0 < factor < _MOST_FACTOR:
         return min(found)

@@ -14,7 +14,16 @@ from typing import Any
 
 from lading.errors import MalformedModel
 from lading.model.attention import KvLayout, kv_layout, odd_heads
-from lading.model.config import CONFIG_FILE, identity, max_model_len, named_sizes, rotary_dim, text_config, whole
+from lading.model.config import (
+    CONFIG_FILE,
+    identity,
+    max_model_len,
+    named_sizes,
+    rotary_dim,
+    text_config,
+    type_of,
+    whole,
+)
 from lading.model.experts import EXPERT_SIZES, EXPERTS, EXPERTS_PER_TOKEN, first_of
 from lading.model.layers import thinned_heads
 from lading.model.placement import Stage, place
@@ -238,7 +247,7 @@ def _is_pooling(architecture: str) -> bool:
 
 def _is_encoder(text: Mapping[str, Any]) -> bool:
     """Whether every token sees every other, so that nothing is kept from one step to the next."""
-    kind = str(text.get("model_type")).lower()
+    kind = type_of(text).lower()
     return kind in _ENCODERS or text.get("is_causal") is False or text.get("use_bidirectional_attention") is True
 
 

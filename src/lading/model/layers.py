@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from lading.model.config import listed, table, whole, whole_number
+from lading.model.config import listed, table, type_of, whole, whole_number
 
 _SCALE_BYTES = 8
 _MOST_INDEXED = 16  # layers that keep one vector for fewer tokens than this choose among them by an indexer
@@ -221,7 +221,7 @@ def _by_period(text: Mapping[str, Any], layers: int) -> list[Kinds] | None:
 
 def _chunked(text: Mapping[str, Any], layers: int) -> list[Kinds] | None:
     """Llama 4: layers without rotary positions see everything, by default every fourth."""
-    if not whole(text, "attention_chunk_size") or str(text.get("model_type")).startswith("mimo"):
+    if not whole(text, "attention_chunk_size") or type_of(text).startswith("mimo"):
         return None
     rope = listed(text.get("no_rope_layers"))
     chunked: Kinds = (Kind.CHUNKED,)
@@ -233,7 +233,7 @@ def _chunked(text: Mapping[str, Any], layers: int) -> list[Kinds] | None:
 def _sliding(text: Mapping[str, Any], layers: int) -> list[Kinds] | None:
     if not _window(text) or text.get("use_sliding_window") is False:
         return None
-    pattern = whole(text, "sliding_window_pattern") or _PATTERNS.get(str(text.get("model_type")), 0)
+    pattern = whole(text, "sliding_window_pattern") or _PATTERNS.get(type_of(text), 0)
     if pattern:
         return _every(pattern, layers, _SLIDING)
     if text.get("use_sliding_window"):  # Qwen: the layers from there on
@@ -243,7 +243,7 @@ def _sliding(text: Mapping[str, Any], layers: int) -> list[Kinds] | None:
 
 
 def _pure_state(text: Mapping[str, Any], layers: int) -> list[Kinds] | None:
-    kind = str(text.get("model_type"))
+    kind = type_of(text)
     if kind.startswith("falcon_h1"):
         return [_NAMES["hybrid"]] * layers
     is_pure = "mamba" in kind and not whole(text, "num_attention_heads")

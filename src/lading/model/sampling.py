@@ -50,9 +50,12 @@ def entries_in(text: str) -> list[Tensor]:
             name, entry = json.loads(f'"{match[1]}"'), json.loads(match[2])
         except ValueError:
             continue
-        dtype, shape = entry.get("dtype"), entry.get("shape")
-        if isinstance(dtype, str) and dtype in DTYPE_BITS and are_sizes(shape):
-            found.append(Tensor(name, dtype, tuple(shape)))
+        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if not (isinstance(dtype, str) and dtype in DTYPE_BITS and are_sizes(shape) and are_sizes(offsets)):
+            continue
+        tensor = Tensor(name, dtype, tuple(shape))
+        if len(offsets) == 2 and offsets[1] - offsets[0] == tensor.size_bytes:
+            found.append(tensor)
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lading.model.config import table, whole
+from lading.model.config import table, type_of, whole
 
 _ELEMENT_BYTES = 2
 _FLOAT_STATES = ("nemotron_h", "nemotron_h_puzzle")  # vLLM keeps these in float32 where the config is silent
@@ -56,7 +56,7 @@ def state_of(text: Mapping[str, Any], *, heads: int | None, head_dim: int | None
 
 def _matrix_bytes(text: Mapping[str, Any]) -> int:
     named = next((text[key] for key in ("mamba_ssm_dtype", "mamba_ssm_cache_dtype") if text.get(key)), None)
-    if named is None and text.get("model_type") in _FLOAT_STATES:
+    if named is None and type_of(text) in _FLOAT_STATES:
         named = "float32"
     return 4 if str(named).endswith("float32") else _ELEMENT_BYTES
 
@@ -82,7 +82,7 @@ def _kimi_delta(linear: Mapping[str, Any]) -> State | None:
 def _mamba2(text: Mapping[str, Any]) -> State | None:
     heads = whole(text, "mamba_num_heads", "mamba_n_heads", "n_mamba_heads")
     head_dim = whole(text, "mamba_head_dim", "mamba_d_head", "mamba_headdim")
-    if text.get("model_type") == "mamba2":
+    if type_of(text) == "mamba2":
         heads, head_dim = whole(text, "num_heads"), whole(text, "head_dim")
     inner = whole(text, "mamba_d_ssm") or whole(text, "mamba_expand") * whole(text, "hidden_size")
     if heads and not head_dim:
@@ -96,12 +96,12 @@ def _mamba2(text: Mapping[str, Any]) -> State | None:
 
 
 def _is_plamo(text: Mapping[str, Any]) -> bool:
-    return str(text.get("model_type")).startswith("plamo")
+    return type_of(text).startswith("plamo")
 
 
 def _mamba1(text: Mapping[str, Any]) -> State | None:
     hidden = whole(text, "hidden_size", "d_model")
-    is_pure = text.get("model_type") in ("mamba", "falcon_mamba")
+    is_pure = type_of(text) in ("mamba", "falcon_mamba")
     inner = whole(text, "mamba_expand") * hidden or (is_pure and (whole(text, "intermediate_size") or 2 * hidden))
     size = whole(text, "mamba_d_state", "state_size")
     kernel = whole(text, "mamba_d_conv", "conv_kernel")
