@@ -47,6 +47,10 @@ _POOLING_ENDINGS = (
     "ForSequenceClassification", "ForTokenClassification", "ForMaskedLM", "EmbeddingModel", "ForRetrieval",
     "ForRewardModel", "ForProcessRewardModel",
 )  # fmt: skip
+_GENERATING_MODELS = (
+    "LMHeadModel", "LMModel", "ChatGLMModel", "ChatModel", "OmniModel", "UltravoxModel", "AudioModel", "MTPModel",
+    "DraftModel",
+)  # fmt: skip
 _ENCODERS = {
     "bert", "roberta", "xlm-roberta", "xlm_roberta", "modernbert", "nomic_bert", "new", "gte", "jina", "camembert",
     "distilbert", "electra", "mpnet", "deberta", "deberta-v2", "clip", "siglip", "xlm-roberta-flash", "e5", "albert",
@@ -242,7 +246,7 @@ def _is_pooling(architecture: str) -> bool:
     """Whether the model's class gives vectors or scores: engines run such classes with a pooler."""
     if architecture.endswith(_POOLING_ENDINGS) or "BidirectionalModel" in architecture:
         return True
-    return architecture.endswith("Model") and not architecture.endswith(("LMHeadModel", "ChatGLMModel", "OmniModel"))
+    return architecture.endswith("Model") and not architecture.endswith(_GENERATING_MODELS)
 
 
 def _is_encoder(text: Mapping[str, Any]) -> bool:

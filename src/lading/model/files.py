@@ -25,11 +25,6 @@ _NO_WEIGHTS = re.compile(r"(?:adapter_model|optimizer|scheduler|scaler|training_
 _HUGGING_FACE = re.compile(r"model(?:-\d+-of-\d+)?\.safetensors")
 
 
-def missing_shards(index: Mapping[str, Any], present: Iterable[str]) -> list[str]:
-    """The shards that a ``model.safetensors.index.json`` names and ``present`` lacks, sorted."""
-    return sorted(set(weight_map(index).values()) - set(present))
-
-
 def weight_map(index: Mapping[str, Any]) -> dict[str, str]:
     """The file of each tensor, as the index has it; MalformedModel for an index without such a table."""
     found = index.get("weight_map")
