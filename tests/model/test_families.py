@@ -16,6 +16,7 @@ from lading.model.layers import Keep, layers_of
 from lading.model.pool import Blocks, Pool, Strip
 from lading.model.states import State
 from lading.model.towers import MOST_IMAGE_TOKENS
+from lading.model.weights import Heads
 from tests.sparse import bf16
 
 CONFIGS = Path(__file__).parents[1] / "assets/model-configs"
@@ -295,3 +296,28 @@ def test_a_head_is_tied_where_it_is_said_or_where_there_is_none(
     weights = gather_facts(config, [bf16(name, 64, 8) for name in tensors]).weights
     assert weights
     assert weights.build.is_tied == is_tied
+
+
+def test_what_is_of_a_kind_that_nobody_knows_is_bounded_and_said() -> None:
+    layer = "model.layers.0.wondrous_block.thing.weight"
+    known = [bf16("model.layers.0.self_attn.q_proj.weight", 64, 64), bf16("model.layers.0.big_norm.weight", 640)]
+    facts = gather_facts({"architectures": ["X"]} | HEADS, [*known, bf16(layer, 64, 64)])
+    assert facts.weights
+    assert facts.weights.rank_bytes(2, 1, Heads()) == (64 * 64 * 3 + 1280,)
+    assert any("46% of the weights are in layers of no known kind" in note for note in facts.notes)
+    assert not any("no known kind" in note for note in gather_facts({"architectures": ["X"]} | HEADS, known).notes)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        {"ssm_state_dim": 16}, {"rwkv_version": 7}, {"recurrent_block": True}, {"attention_window": 512},
+        {"compress_rates": [4]}, {"layer_types": ["of_tomorrow"] * 4},
+    ],
+)  # fmt: skip
+def test_a_config_that_speaks_of_something_not_understood_gives_a_bound(hint: dict[str, Any]) -> None:
+    assert facts_of(num_hidden_layers=4, **HEADS).notes == ()
+    facts = facts_of(num_hidden_layers=4, **HEADS, **hint)
+    assert facts.kv
+    assert not facts.kv.is_exact
+    assert any("is a bound" in note for note in facts.notes)

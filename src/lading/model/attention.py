@@ -14,7 +14,7 @@ from math import ceil
 from typing import Any
 
 from lading.model.config import MOST_LAYERS, listed, type_of, whole
-from lading.model.layers import Keep, Kind, has_unknown_kinds, layers_of
+from lading.model.layers import Keep, Kind, has_unknown_kinds, hints_not_understood, layers_of
 from lading.model.pool import BLOCK_TOKENS, Blocks, Pool, Strip
 from lading.model.states import State, state_of
 
@@ -200,4 +200,5 @@ def _is_exact(text: Mapping[str, Any], kept: Counter[Keep], state: State | None)
         or is_windowless
         or is_packed
         or has_unknown_kinds(text)
+        or hints_not_understood(text, {keep.kind for keep in kept})
     )

@@ -9,7 +9,7 @@ sense, counts as absent: what is computed from it says so instead of guessing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from lading.errors import MalformedModel
 
@@ -119,9 +119,30 @@ def _defaults(nested: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_DEFAULTS.get(type_of(nested), {}))
 
 
-def named_sizes(text: Mapping[str, Any]) -> dict[str, int | None]:
-    """The sizes that :data:`ALIASES` names, None for those that the config does not tell."""
-    sizes: dict[str, int | None] = {name: whole(text, *keys) or None for name, keys in ALIASES.items()}
+class Sizes(TypedDict):
+    """The sizes of a language model, None for those that are not told."""
+
+    layers: int | None
+    attention_heads: int | None
+    kv_heads: int | None
+    head_dim: int | None
+    hidden_size: int | None
+    vocab_size: int | None
+    intermediate_size: int | None
+
+
+def named_sizes(text: Mapping[str, Any]) -> Sizes:
+    """The sizes that :data:`ALIASES` names."""
+    found = {name: whole(text, *keys) or None for name, keys in ALIASES.items()}
+    sizes = Sizes(
+        layers=found["layers"],
+        attention_heads=found["attention_heads"],
+        kv_heads=found["kv_heads"],
+        head_dim=found["head_dim"],
+        hidden_size=found["hidden_size"],
+        vocab_size=found["vocab_size"],
+        intermediate_size=found["intermediate_size"],
+    )
     if sizes["layers"] is None:
         pattern = text.get("layers_block_type") or text.get("hybrid_override_pattern") or text.get("block_configs")
         sizes["layers"] = len(pattern) if isinstance(pattern, list | str) and pattern else None

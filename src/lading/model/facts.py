@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lading.errors import MalformedModel
 from lading.model.attention import KvLayout, kv_layout, odd_heads
 from lading.model.config import (
     CONFIG_FILE,
+    Sizes,
     identity,
     max_model_len,
     named_sizes,
@@ -37,6 +38,7 @@ __all__ = ["CONFIG_FILE", "QUANTIZATION_FILE", "ModelFacts", "gather_facts", "re
 
 QUANTIZATION_FILE = "hf_quant_config.json"
 
+_MENTIONED = 0.01  # less than this share of the weights is not worth a sentence
 _DRAFT_LAYERS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "n_predict")
 _DTYPE_NAMES = {
     "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32", "float64": "fp32",
@@ -136,27 +138,18 @@ def gather_facts(
     quantization = quantization_of(config, text, quantization_file)
     pooling = _is_pooling(architecture)
     is_encoder = pooling and _is_encoder(text)
-    kv = None if is_encoder else _kv(text, sizes, quantization)
     weights = _weights(config, text, sizes, tensors, quantization, layer_scale) if tensors else None
-    dtype = _dtype(config, text, tensors)
-    return ModelFacts(
+    facts = ModelFacts(
         architecture=architecture,
         model_type=model_type,
-        precision=_precision(quantization, dtype),
+        precision=_precision(quantization, _dtype(config, text, tensors)),
         quantization=quantization.method if quantization else None,
         weights_bytes=(weights.total_bytes if weights else 0) + unread_weights_bytes,
         parameters=sum(each.elements for each in tensors),
         max_model_len=max_model_len(text),
-        layers=sizes["layers"],
-        hidden_size=sizes["hidden_size"],
-        attention_heads=sizes["attention_heads"],
-        kv_heads=sizes["kv_heads"],
-        head_dim=sizes["head_dim"],
-        vocab_size=sizes["vocab_size"],
-        intermediate_size=sizes["intermediate_size"],
+        **sizes,
         has_remote_code=bool(config.get("auto_map")),
-        kv=kv,
-        notes=(*notes, *_notes(kv, quantization, unread_weights_bytes, is_encoder=is_encoder)),
+        kv=None if is_encoder else _kv(text, sizes, quantization),
         weights=weights,
         rotary_dim=rotary_dim(text, sizes["head_dim"]),
         experts_per_token=first_of(text, *EXPERTS_PER_TOKEN),
@@ -168,9 +161,10 @@ def gather_facts(
         vision=vision_of(config),
         audio=audio_of(config),
     )
+    return replace(facts, notes=(*notes, *_notes(facts, quantization, unread_weights_bytes)))
 
 
-def _sizes(text: Mapping[str, Any], tensors: Sequence[Tensor]) -> dict[str, int | None]:
+def _sizes(text: Mapping[str, Any], tensors: Sequence[Tensor]) -> Sizes:
     """The named sizes, those that follow from others, and those that the tensors tell where the config does not."""
     sizes = named_sizes(text)
     if text.get("multi_query") is True and text.get("new_decoder_architecture") is not True:
@@ -194,7 +188,7 @@ def _is_embedding(tensor: Tensor) -> bool:
     return len(tensor.shape) == 2 and name.endswith(("embed_tokens.weight", "wte.weight", "word_embeddings.weight"))
 
 
-def _kv(text: Mapping[str, Any], sizes: Mapping[str, int | None], quantization: Quantization | None) -> KvLayout | None:
+def _kv(text: Mapping[str, Any], sizes: Sizes, quantization: Quantization | None) -> KvLayout | None:
     return kv_layout(
         text,
         layers=sizes["layers"],
@@ -207,7 +201,7 @@ def _kv(text: Mapping[str, Any], sizes: Mapping[str, int | None], quantization: 
 def _weights(
     config: Mapping[str, Any],
     text: Mapping[str, Any],
-    sizes: Mapping[str, int | None],
+    sizes: Sizes,
     tensors: Sequence[Tensor],
     quantization: Quantization | None,
     layer_scale: float,
@@ -233,7 +227,7 @@ def _has_head(tensors: Sequence[Tensor]) -> bool:
     return any(where.stage is Stage.HEAD for each in tensors if (where := place(each.name)))
 
 
-def _state_groups(text: Mapping[str, Any], sizes: Mapping[str, int | None]) -> tuple[int, float]:
+def _state_groups(text: Mapping[str, Any], sizes: Sizes) -> tuple[int, float]:
     """The groups of B and C of state-space layers, and their share of the projection into them."""
     state = state_of(text, heads=sizes["kv_heads"], head_dim=sizes["head_dim"])
     if state is None or not state.groups:
@@ -255,9 +249,8 @@ def _is_encoder(text: Mapping[str, Any]) -> bool:
     return kind in _ENCODERS or text.get("is_causal") is False or text.get("use_bidirectional_attention") is True
 
 
-def _notes(
-    kv: KvLayout | None, quantization: Quantization | None, unread_weights_bytes: int, *, is_encoder: bool
-) -> list[str]:
+def _notes(facts: ModelFacts, quantization: Quantization | None, unread_weights_bytes: int) -> list[str]:
+    """What is not known for certain, in sentences."""
     notes = []
     if unread_weights_bytes:
         notes.append("weights are not safetensors: their size in memory is taken from the files")
@@ -265,11 +258,16 @@ def _notes(
         notes.append(
             f"how engines hold weights quantised by {quantization.method} is not known: the files' size is taken"
         )
-    if is_encoder:
+    if facts.weights and facts.weights.unknown_bytes > _MENTIONED * facts.weights.total_bytes:
+        share = facts.weights.unknown_bytes / facts.weights.total_bytes
+        notes.append(
+            f"{share:.0%} of the weights are in layers of no known kind: they count whole on every rank, a bound"
+        )
+    if facts.is_encoder:
         return notes
-    if kv is None:
+    if facts.kv is None:
         notes.append("the config does not tell how attention is built: the KV cache is not counted")
-    elif not kv.is_exact:
+    elif not facts.kv.is_exact:
         notes.append("attention is of a kind that is not known exactly: the KV cache figure is a bound")
     return notes
 

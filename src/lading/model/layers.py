@@ -7,7 +7,8 @@ is tried; a form that is not understood counts as full attention, which no engin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -16,6 +17,10 @@ from lading.model.config import listed, table, type_of, whole, whole_number
 
 _SCALE_BYTES = 8
 _MOST_INDEXED = 16  # layers that keep one vector for fewer tokens than this choose among them by an indexer
+_HINTS = re.compile(
+    r"(?:^|_)(?:ssm|mamba|rwkv|recurrent|retention|linear_num|linear_attn|kda|lightning|attention_window|keep_window"
+    r"|compress_rates?|lru_width|delta_rule)"
+)
 _PATTERNS = {"gemma3": 6, "gemma3_text": 6, "gemma2": 2, "cohere2": 4}  # every n-th layer sees everything
 
 
@@ -91,6 +96,13 @@ def has_unknown_kinds(text: Mapping[str, Any]) -> bool:
     """Whether the config names kinds of layers that nothing here knows."""
     named = _named(text)
     return bool(named) and not all(isinstance(each, str) and each in _NAMES for each in named)
+
+
+def hints_not_understood(text: Mapping[str, Any], kinds: Collection[Kind]) -> list[str]:
+    """The keys that speak of another kind of layer than full attention, in a config of which nothing else was read."""
+    if set(kinds) - {Kind.FULL, Kind.CROSS}:
+        return []
+    return sorted(key for key, value in text.items() if isinstance(key, str) and value and _HINTS.search(key))
 
 
 def _keep(text: Mapping[str, Any], number: int, kind: Kind, common: Keep) -> Keep:

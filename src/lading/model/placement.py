@@ -58,6 +58,9 @@ _PARAMETERS = re.compile(
     r"\.(?:weight|bias|qweight|qzeros|scales|g_idx|SCB|weight_\w+|bias_\w+|input_\w+|weight\.(?:absmax|nested_\w+"
     r"|quant_map|quant_state\.\w+)|(?:blocks|scales|bias)$)$"
 )
+_REPLICATED = re.compile(
+    r"norm|\.bias$|\.indexer\.|\.router\.|\.(?:gate|router|shared_expert_gate)\b|ln_\d|conv|position|rotary"
+)
 _KINDS_OF_SCALE = re.compile(r"(?:scale|scales|scale_inv|scale_2|_shape|absmax|SCB|zero_point|qzeros|quant_map)$")
 
 
@@ -87,7 +90,8 @@ class Stage(Enum):
 class Place:
     """Where a tensor goes. ``layer`` is -1 for one in no layer; ``is_linear`` says that engines may quantise it.
 
-    ``is_scale`` says that it tells how another was quantised: engines keep it as it is.
+    ``is_scale`` says that it tells how another was quantised: engines keep it as it is. ``is_known`` is False for a
+    layer of a kind that nothing here knows: all ranks are taken to have the whole.
     """
 
     stage: Stage
@@ -95,6 +99,7 @@ class Place:
     split: Split
     is_linear: bool
     is_scale: bool
+    is_known: bool = True
 
 
 def place(name: str) -> Place | None:
@@ -116,7 +121,9 @@ def _place(name: str) -> Place | None:
     is_vocabulary = stage in (Stage.FIRST, Stage.HEAD)
     split = Split.RANKS if is_vocabulary else _split(name, module, stage)
     is_linear = not is_vocabulary and _is_linear(name, module, split)
-    return Place(stage, -1, split, is_linear, bool(_KINDS_OF_SCALE.search(name)))
+    is_scale = bool(_KINDS_OF_SCALE.search(name))
+    is_known = split is not Split.NONE or is_linear or is_scale or bool(_REPLICATED.search(name))
+    return Place(stage, -1, split, is_linear, is_scale, is_known or stage is not Stage.LAYER)
 
 
 def _stage(name: str, module: str) -> Stage:

@@ -87,11 +87,16 @@ class Portion:
 
 @dataclass(frozen=True, slots=True)
 class WeightTable:
-    """The weights of a model once loaded, by where they go. ``draft_bytes`` are left out: they are for speculation."""
+    """The weights of a model once loaded, by where they go.
+
+    ``draft_bytes`` are left out: they are for speculation. ``unknown_bytes`` are in layers of a kind that is not known,
+    which count whole on every rank.
+    """
 
     portions: tuple[Portion, ...]
     build: Build = field(default_factory=Build)
     draft_bytes: int = 0
+    unknown_bytes: int = 0
 
     @property
     def layers(self) -> int:
@@ -190,7 +195,7 @@ def weight_table(tensors: Sequence[Tensor], build: Build) -> WeightTable:
     """Where the tensors go. A model of which ``build`` does not tell the layers has those that are there."""
     kept = [(tensor, where) for tensor in tensors if (where := place(tensor.name))]
     layers = build.layers or max((where.layer for _, where in kept), default=-1) + 1
-    drafted = 0
+    drafted = unknown = 0
     sizes: Counter[tuple[Stage, int, Split, bool]] = Counter()
     fixed: Counter[tuple[Stage, int, Split, bool]] = Counter()
     for tensor, where in kept:
@@ -200,11 +205,12 @@ def weight_table(tensors: Sequence[Tensor], build: Build) -> WeightTable:
         if where.stage is Stage.HEAD and build.is_tied:
             continue
         key = (where.stage, where.layer, where.split, where.is_linear)
+        unknown += 0 if where.is_known or len(tensor.shape) < 2 else tensor.size_bytes
         numbers, stays = _held(tensor, where)
         sizes[key] += numbers
         fixed[key] += stays
     portions = tuple(Portion(*key, sizes[key], fixed[key]) for key in sizes)
-    return WeightTable(portions, replace(build, layers=layers), drafted)
+    return WeightTable(portions, replace(build, layers=layers), drafted, unknown)
 
 
 def stage_layers(layers: int, pp: int) -> tuple[range, ...]:
