@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-from lading.model.config import MOST_LAYERS, listed, type_of, whole
-from lading.model.layers import Keep, Kind, has_unknown_kinds, hints_not_understood, layers_of
+from lading.model.config import MOST_LAYERS, type_of, whole
+from lading.model.layers import Keep, Kind, compression_of, has_unknown_kinds, hints_not_understood, layers_of
 from lading.model.pool import BLOCK_TOKENS, Blocks, Pool, Strip
 from lading.model.states import State, state_of
 
@@ -134,7 +134,7 @@ def kv_layout(
         return None
     state = state_of(text, heads=heads, head_dim=head_dim) if any(keep.kind is Kind.STATE for keep in kept) else None
     window = next((keep.window for keep in kept if keep.window), 0)
-    index = whole(text, "index_head_dim") if text.get("index_topk") and not text.get("compress_ratios") else 0
+    index = whole(text, "index_head_dim") if text.get("index_topk") and not compression_of(text) else 0
     return KvLayout(
         layers=_by_kind(kept),
         window=window,
@@ -195,7 +195,7 @@ def _is_exact(text: Mapping[str, Any], kept: Counter[Keep], state: State | None)
     is_packed = len({keep.kind for keep in kept}) > 1 and any(max(sizes) % size for size in sizes)
     is_windowless = any(keep.kind in (Kind.SLIDING, Kind.CHUNKED) and not keep.window for keep in kept)
     return not (
-        listed(text.get("compress_ratios"))
+        compression_of(text)
         or (has_states and state is None)
         or is_windowless
         or is_packed

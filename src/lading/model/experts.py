@@ -18,6 +18,9 @@ EXPERT_SIZES = (
 )  # fmt: skip
 
 
+_SPARSE = ("sparse", "moe", "hash_moe", "E")
+
+
 def first_of(text: Mapping[str, Any], *keys: str) -> int:
     """As :func:`lading.model.config.whole`, where some configs write a list with one number for each layer."""
     for key in keys:
@@ -33,8 +36,8 @@ def sparse_layers(text: Mapping[str, Any], layers: int) -> list[bool]:
     if not first_of(text, *EXPERTS):
         return [False] * layers
     named = text.get("mlp_layer_types") or text.get("layers_block_type") or text.get("hybrid_override_pattern")
-    if isinstance(named, list | str) and len(named) >= layers and any(each in ("sparse", "moe", "E") for each in named):
-        return [each in ("sparse", "moe", "E") for each in named[:layers]]
+    if isinstance(named, list | str) and len(named) >= layers and any(each in _SPARSE for each in named):
+        return [each in _SPARSE for each in named[:layers]]
     if (listed_layers := _listed(text)) is not None:
         return [number in listed_layers for number in range(layers)]
     frequencies = listed(text.get("moe_layer_freq"))

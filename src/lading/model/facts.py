@@ -189,9 +189,10 @@ def _is_embedding(tensor: Tensor) -> bool:
 
 
 def _kv(text: Mapping[str, Any], sizes: Sizes, quantization: Quantization | None) -> KvLayout | None:
+    attentions = 2 if type_of(text) == "longcat_flash" else 1  # in each layer
     return kv_layout(
         text,
-        layers=sizes["layers"],
+        layers=attentions * (sizes["layers"] or 0),
         heads=sizes["kv_heads"],
         head_dim=sizes["head_dim"],
         dtype_bytes=1 if quantization and quantization.kv_is_fp8 else 2,

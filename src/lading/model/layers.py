@@ -42,6 +42,7 @@ _STATE: Kinds = (Kind.STATE,)
 _NAMES: dict[str, Kinds] = {
     "full_attention": _FULL, "attention": _FULL, "global_attention": _FULL, "*": _FULL, "full": _FULL,
     "deepseek_sparse_attention": _FULL, "sparse_attention": _FULL, "mla": _FULL, "global": _FULL,
+    "indexed_attention": _FULL, "compressed_sparse_attention": _FULL, "heavily_compressed_attention": _FULL,
     "sliding_attention": _SLIDING, "sliding_window": _SLIDING, "local_attention": _SLIDING, "local": _SLIDING,
     "sliding_window_attention": _SLIDING, "swa": _SLIDING,
     "chunked_attention": (Kind.CHUNKED,),
@@ -67,12 +68,20 @@ class Keep:
 
 def layers_of(text: Mapping[str, Any], layers: int, common: Keep) -> list[tuple[Keep, ...]]:
     """What each layer keeps; ``common`` is what one of full attention does where nothing else is said of it."""
-    if ratios := listed(text.get("compress_ratios")):
+    if ratios := compression_of(text):
         return _compressed(text, layers, ratios)
     kinds = _kinds(text, layers)
     found = [tuple(_keep(text, number, kind, common) for kind in each) for number, each in enumerate(kinds)]
     shared = whole(text, "num_kv_shared_layers")  # the last ones read what earlier ones keep
     return found[: max(0, len(found) - shared)] if shared < len(found) else found
+
+
+def compression_of(text: Mapping[str, Any]) -> Sequence[Any]:
+    """For each layer, of how many tokens it keeps one vector, 0 for none beyond a window; empty where all are kept."""
+    if ratios := listed(text.get("compress_ratios")):
+        return ratios
+    rates = table(text.get("compress_rates"))
+    return [rates.get(each, 0) if isinstance(each, str) else 0 for each in _named(text)] if rates else ()
 
 
 def _compressed(text: Mapping[str, Any], layers: int, ratios: Sequence[Any]) -> list[tuple[Keep, ...]]:

@@ -34,7 +34,7 @@ _EMBEDDINGS = {
     "embed_tokens_per_layer", "tokens_embed", "shared", "ngram_embeddings",
 }  # fmt: skip
 _HEADS = {"lm_head", "embed_out", "output", "output_layer", "proj_out"}
-_KEYS_AND_VALUES = {"k_proj", "v_proj", "kv_proj", "wk", "wv"}
+_KEYS_AND_VALUES = {"k_proj", "v_proj", "kv_proj", "wk", "wv", "k", "v"}
 _FUSED = {"qkv_proj", "c_attn", "query_key_value", "Wqkv", "qkv", "wqkv", "in_proj_weight", "in_proj_bias"}
 _ROWS = {
     "o_proj", "down_proj", "out_proj", "fc2", "c_proj", "dense", "dense_4h_to_h", "w2", "wo", "proj", "out_linear",
@@ -45,7 +45,7 @@ _COLUMNS = {
     "q_b_proj", "kv_b_proj", "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "in_proj_qkvz", "wq_b", "wkv_b",
     "in_proj_ba", "x_proj", "dt_proj", "A_log", "D", "dt_bias", "sinks", "linear_1", "linear_fc1", "in_proj",
     "gate", "up", "fc_in", "Wi", "query", "key", "value", "f_b_proj", "g_b_proj", "b_proj", "q_conv1d", "k_conv1d",
-    "v_conv1d", "linear_in", "conv1d", "input_linear", "up_gated_layer",
+    "v_conv1d", "linear_in", "q", "wi", "wi_0", "wi_1", "output_gate", "conv1d", "input_linear", "up_gated_layer",
 }  # fmt: skip
 _WHOLE = {"q_a_proj", "kv_a_proj_with_mqa", "kv_a_proj", "wq_a", "wkv_a", "fused_qkv_a_proj", "wk_indexer"}
 _ROUTER = re.compile(

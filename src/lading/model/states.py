@@ -42,6 +42,10 @@ def state_of(text: Mapping[str, Any], *, heads: int | None, head_dim: int | None
         return _gated_delta_net(text)
     if linear := table(text.get("linear_attn_config")):
         return _kimi_delta(linear)
+    if whole(text, "linear_num_heads"):  # the same, as transformers writes it
+        names = {"num_heads": "linear_num_heads", "head_dim": "linear_head_dim"}
+        kernel = {"short_conv_kernel_size": "linear_conv_kernel_dim"}
+        return _kimi_delta({name: text.get(key) for name, key in (names | kernel).items()})
     if whole(text, "conv_L_cache"):
         channels = whole(text, "conv_dim", "hidden_size")
         return State(whole(text, "conv_L_cache") - 1, channels, 0) if channels else None
@@ -49,7 +53,10 @@ def state_of(text: Mapping[str, Any], *, heads: int | None, head_dim: int | None
         return found
     if found := _mamba1(text):
         return found
-    if text.get("attn_type_list") or whole(text, "layer_group_size"):  # lightning attention: a square for each head
+    is_minimax = type_of(text).startswith("minimax")
+    if (
+        is_minimax or text.get("attn_type_list") or whole(text, "layer_group_size")
+    ):  # lightning attention: a square for each head
         return State(0, 0, heads * head_dim * head_dim) if heads and head_dim else None
     return None
 
