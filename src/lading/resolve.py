@@ -13,8 +13,9 @@ from lading.backends.interface import Installation
 from lading.backends.members import BACKENDS
 from lading.cache.calibrations import Calibrations
 from lading.cache.index import IndexEntry
+from lading.cache.listing import KeptListing, Reads, load_listing, save_listing
 from lading.cache.root import CacheRoot
-from lading.errors import EngineNotInstalled, UsageError
+from lading.errors import EngineNotInstalled, OfflineError, SourceUnreachable, UsageError
 from lading.events import Note, Phase, PhaseChanged, Report
 from lading.hardware.inventory import Inventory
 from lading.inspection import ModelReader, inspect
@@ -95,10 +96,14 @@ def list_profiles(
     report = world.report
     report(PhaseChanged(Phase.RESOLVING, str(model)))
     recalled = _recall(model, cache, report) if cache and not world.refresh else None
-    listed = recalled.listed if recalled else source.list_files(model)
+    kept = load_listing(cache.index.listing_path(model), model) if cache else None
+    listed = recalled.listed if recalled else _list(model, source, None if world.refresh else kept, report)
     manifest, skipped = choose_files(listed, world.globs)
     report(Note(_described(manifest, is_recalled=recalled is not None)))
-    facts = inspect(manifest.files, ModelReader(source, lambda entry: find_bytes(entry, cache, source)))
+    reads = kept.reads if kept else Reads()
+    facts = inspect(manifest.files, ModelReader(source, lambda entry: find_bytes(entry, cache, source), reads=reads))
+    if cache and cache.is_writable and reads.is_changed:
+        save_listing(cache.index.listing_path(model), KeptListing(listed, reads))
     for note in facts.notes:
         report(Note(f"{facts.architecture}: {note}", "WARNING"))
     report(PhaseChanged(Phase.SELECTING, facts.architecture))
@@ -165,6 +170,17 @@ def find_bytes(entry: FileEntry, cache: CacheRoot | None, source: Source) -> Pat
     ):
         return cache.store.path_of(entry.digest)
     return source.local_copy(entry)
+
+
+def _list(model: ModelUri, source: Source, kept: KeptListing | None, report: Report) -> Manifest:
+    """The model's files; as they were listed last where its source cannot be asked."""
+    try:
+        return source.list_files(model)
+    except (OfflineError, SourceUnreachable) as error:
+        if kept is None:
+            raise
+        report(Note(f"{error.message}; taking {model} as it was listed last", "WARNING"))
+        return kept.manifest
 
 
 def _recall(model: ModelUri, cache: CacheRoot, report: Report) -> IndexEntry | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lading.backends.engine_options import OPTIONS, flags_of, read_wish
@@ -82,7 +84,16 @@ def test_each_family_has_its_own_spelling(family: str, tokens: str, wish: Wish) 
 
 
 def test_flags_of_no_concern_to_memory_are_passed_over() -> None:
-    assert read_wish("vllm", ["--seed", "1", "--tool-call-parser", "hermes"]) == Wish()
+    wish = read_wish("vllm", ["--seed", "1", "--tool-call-parser", "hermes"])
+    assert replace(wish.options, others="") == EngineOptions()
+    assert replace(wish, options=EngineOptions()) == Wish()
+
+
+def test_flags_that_nobody_reads_leave_a_digest_and_those_that_change_nothing_do_not() -> None:
+    digests = [read_wish("vllm", tokens).options.others for tokens in ([], ["--seed", "1"], ["--seed", "2"])]
+    assert digests[0] == ""
+    assert len(set(digests)) == 3
+    assert read_wish("vllm", ["--port", "1", "--served-model-name", "a", "b", "--api-key", "k"]) == Wish()
 
 
 @pytest.mark.parametrize(

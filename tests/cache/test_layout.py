@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lading.cache.index import IndexEntry
+from lading.cache.listing import KeptListing, save_listing
 from lading.cache.partial import Journal
 from lading.cache.root import CacheRoot, open_cache
 from lading.cache.use import announced
@@ -34,6 +35,7 @@ KINDS = {
     "blobs/sha256/<ab>/<hex>": r"blobs/sha256/(?P<ab>[0-9a-f][0-9a-f])/(?P<hex>(?P=ab)[0-9a-f]{62})",
     "index/<model key>.json": rf"index/(?P<key>{KEY})\.json",
     "index/<model key>.next.json": rf"index/(?P<key>{KEY})\.next\.json",
+    "index/<model key>.listing.json": rf"index/{KEY}\.listing\.json",
     "partial/<model key>/<file key>.part": rf"partial/{KEY}/{KEY}\.part",
     "partial/<model key>/<file key>.part.json": rf"partial/{KEY}/{KEY}\.part\.json",
     "locks/<model key>.lock": rf"locks/{KEY}\.lock",
@@ -67,6 +69,7 @@ def cache(tmp_path: Path) -> Iterator[CacheRoot]:
         transfer(plan, source, cache, cancelled=threading.Event(), options=options)
     key = CalibrationKey("vllm", "0.32.0", "cpu", "LlamaForCausalLM", "bf16", 5000)
     cache.calibrations.save(Calibration(key, (Measurement(kv_pool_tokens=7),), (Measurement(weights_bytes=5000),), 1))
+    save_listing(cache.index.listing_path(source.model), KeptListing(source.manifest))
     with announced(cache.uses_directory, source.model):
         yield cache
 

@@ -109,7 +109,11 @@ class TestConfigs:
             ),
             ({"sliding_window": 64, "sliding_window_pattern": 6}, {Kind.FULL: 2, Kind.SLIDING: 10}),
             ({"sliding_window": 64, "model_type": "gemma2"}, {Kind.FULL: 6, Kind.SLIDING: 6}),
-            ({"layer_types": ["sliding_attention"] * 8 + ["full_attention"] * 4}, {Kind.FULL: 4, Kind.SLIDING: 8}),
+            (
+                {"sliding_window": 64, "layer_types": ["sliding_attention"] * 8 + ["full_attention"] * 4},
+                {Kind.FULL: 4, Kind.SLIDING: 8},
+            ),
+            ({"layer_types": ["sliding_attention"] * 12}, {Kind.FULL: 12}),
             ({"attention_chunk_size": 8192}, {Kind.FULL: 3, Kind.CHUNKED: 9}),
             ({"attention_chunk_size": 8192, "no_rope_layers": [1, 1, 0] * 4}, {Kind.FULL: 4, Kind.CHUNKED: 8}),
             ({"hybrid_override_pattern": "MEM*-E" * 2}, {Kind.FULL: 2, Kind.STATE: 4}),
@@ -125,9 +129,9 @@ class TestConfigs:
         "text",
         [
             {"compress_ratios": [0, 4]},
-            {"global_head_dim": 512},
+            {"global_head_dim": 80, "sliding_window": 64, "sliding_window_pattern": 6},
             {"full_attention_interval": 4},
-            {"num_kv_shared_layers": 2},
+            {"layer_types": ["something_new"] * 12},
         ],
     )
     def test_what_is_not_known_is_no_exact_figure(self, text: Mapping[str, Any]) -> None:

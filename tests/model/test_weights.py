@@ -8,7 +8,7 @@ import pytest
 
 from lading.model.facts import gather_facts
 from lading.model.safetensors import Tensor
-from lading.model.weights import Heads, WeightTable, stage_layers, weight_table
+from lading.model.weights import Build, Heads, WeightTable, stage_layers, weight_table
 from lading.units import GIB
 
 
@@ -125,7 +125,7 @@ def test_the_largest_rank_is_what_the_engine_measured(shape: Shape, tp: int, pp:
 
 class TestSplitting:
     def table(self, *tensors: Tensor, layers: int = 2, is_tied: bool = False) -> WeightTable:
-        return weight_table(tensors, most_bits=64, layers=layers, is_tied=is_tied)
+        return weight_table(tensors, Build(layers=layers, is_tied=is_tied))
 
     @pytest.mark.parametrize(
         ("name", "share"),
@@ -170,9 +170,10 @@ class TestSplitting:
         assert self.table(kept, *extra).total_bytes == 200
 
     def test_wider_floats_are_held_in_the_models_type(self) -> None:
-        tensors = [Tensor("model.norm.weight", "F32", (10,)), Tensor("x.scales", "F8_E4M3", (10,))]
-        assert weight_table(tensors, most_bits=16, layers=0, is_tied=False).total_bytes == 30
-        assert weight_table(tensors, most_bits=64, layers=0, is_tied=False).total_bytes == 50
+        norm = Tensor("model.norm.weight", "F32", (10,))
+        table = self.table(norm, Tensor("x.weight_scale", "F32", (10,)), Tensor("x.weight", "F8_E4M3", (10,)))
+        assert table.total_bytes == 20 + 40 + 10
+        assert table.rank_bytes(1, 1, Heads(), number_bytes=4) == (40 + 40 + 10,)
 
 
 @pytest.mark.parametrize(

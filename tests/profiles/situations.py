@@ -8,6 +8,7 @@ from typing import Any
 from lading.hardware.inventory import Device, Gpu, Inventory
 from lading.model.attention import Kind, KvLayout
 from lading.model.facts import ModelFacts
+from lading.model.towers import VisionFacts
 from lading.profiles.fit import Engine, Fit, Wish, fit
 from lading.profiles.generate import generate_profiles
 from lading.profiles.options import EngineOptions
@@ -49,6 +50,11 @@ def shape(
         vocab_size=vocabulary, intermediate_size=inner, has_remote_code=False, experts_per_token=experts,
         expert_size=inner,
     )  # fmt: skip
+
+
+def vision(hidden: int, inner: int, patches: int, tokens: int) -> VisionFacts:
+    """A tower for images that become so many tokens."""
+    return VisionFacts(24, hidden, inner, 16, 14, 0, patches, tokens, is_bounded=False)
 
 
 def laptop(ram_bytes: int = 24 * GIB, available: int | None = None) -> Inventory:

@@ -9,13 +9,13 @@ import pytest
 
 from lading.hardware.inventory import Device
 from lading.model.attention import Kind, KvLayout
-from lading.model.facts import ModelFacts, VisionFacts
+from lading.model.facts import ModelFacts
 from lading.profiles.memory import estimate
 from lading.profiles.options import EngineOptions
 from lading.profiles.profile import Profile
 from lading.profiles.terms import Estimate, Target
 from lading.units import GIB, MIB
-from tests.profiles.situations import H100_BYTES, LLAMA_8B
+from tests.profiles.situations import H100_BYTES, LLAMA_8B, vision
 
 
 def held(
@@ -37,7 +37,7 @@ def test_sglangs_first_fractions_give_the_pool_of_a_published_log() -> None:
         weights_bytes=int(8.13 * GIB),
         layers=34,
         kv=KvLayout({Kind.FULL: 34}, 0, 4, 512, 2),
-        vision=VisionFacts(1152, 4304, 4096, 256),
+        vision=vision(1152, 4304, 4096, 256),
     )
     rank = held("sglang", "0.4.4", gemma, int(139.81 * GIB)).binding
     assert rank.kv_pool_bytes / GIB == pytest.approx(108.24, rel=0.01)

@@ -95,7 +95,7 @@ def test_low_memory_names_the_longest_length_that_fits():
 @given(st.integers(1, 200), st.integers(1, 2000), st.sampled_from([0, 1, 3]))
 def test_the_suggested_length_always_fits_and_is_near_the_longest_that_does(pool_gib, width, sliding):
     layers = {Kind.FULL: 2} | ({Kind.SLIDING: sliding} if sliding else {})
-    need = KvNeed(KvLayout(layers, 4096, 8, width, 2))
+    need = KvNeed.of(KvLayout(layers, 4096, 8, width, 2))
     pool = pool_gib * GIB
     longest = longest_length(RankEstimate(0, (), need, 131_072, pool, 0), pool)
     assert longest % 256 == 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lading.model.safetensors import Tensor
-from lading.model.weights import weight_table
+from lading.model.weights import Build, weight_table
 from lading.profiles.options import EngineOptions
 from lading.profiles.sizes import quantization_of, rank_sizes
 from tests.profiles.situations import LLAMA_8B, profile
@@ -20,7 +20,7 @@ TENSORS = [
     Tensor("vision_tower.merger.weight", "BF16", (HIDDEN, HIDDEN)),
     Tensor("lm_head.weight", "BF16", (ROWS, HIDDEN)),
 ]
-TABLE = weight_table(TENSORS, most_bits=16, layers=4, is_tied=False)
+TABLE = weight_table(TENSORS, Build(layers=4))
 FACTS = replace(LLAMA_8B, weights=TABLE, weights_bytes=TABLE.total_bytes, layers=4)
 VOCABULARY, LINEAR, NORM = ROWS * HIDDEN * 2, HIDDEN * HIDDEN * 2, HIDDEN * 2
 

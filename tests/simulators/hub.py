@@ -96,7 +96,7 @@ class HubSimulator(FaultyServer):
     def add_model(
         self,
         name: str,
-        files: Mapping[str, bytes | Path],
+        files: Mapping[str, bytes | Path | Blob],
         *,
         revision: str = "main",
         gated: Gated | Literal[True] = False,

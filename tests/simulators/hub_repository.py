@@ -34,8 +34,13 @@ class Blob:
     pointer_bytes: int = 0
 
     @classmethod
-    def of(cls, path: str, content: bytes | Path) -> "Blob":
-        """The file ``path`` as the hub keeps it: in LFS when it is weights by its name or over 10 MiB, else in git."""
+    def of(cls, path: str, content: "bytes | Path | Blob") -> "Blob":
+        """The file ``path`` as the hub keeps it: in LFS when it is weights by its name or over 10 MiB, else in git.
+
+        A blob is taken as it is: its ids need not be true, as they cannot be for files that are mostly holes.
+        """
+        if isinstance(content, Blob):
+            return content
         size_bytes = len(content) if isinstance(content, bytes) else content.stat().st_size
         name = PurePosixPath(path).name
         if size_bytes <= _LFS_ABOVE_BYTES and not any(fnmatchcase(name, pattern) for pattern in _LFS_NAMES):
@@ -90,7 +95,7 @@ class Model:
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
 
-    def commit(self, files: Mapping[str, bytes | Path], revision: str) -> Commit:
+    def commit(self, files: Mapping[str, bytes | Path | Blob], revision: str) -> Commit:
         """A new commit whose tree is exactly ``files``, and ``revision`` moved (or made) to point at it."""
         blobs = {path: Blob.of(path, content) for path, content in files.items()}
         directories = directory_ids({path: blob.oid for path, blob in blobs.items()})

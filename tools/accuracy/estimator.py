@@ -62,12 +62,6 @@ def estimate_record(record: Record, model: Model) -> Estimated:
     found, endless = fit(*situation), fit(*_endless(situation))
     needs = found.estimate
     rank = needs.ranks[0]
-    layout = rank.kv.layout
-
-    def tokens_in(pool_bytes: int) -> int:
-        assert layout is not None
-        return layout.pool_tokens(pool_bytes, tp=record.tp)
-
     tokens = min(each.kv_pool_tokens for each in needs.ranks)
     return Estimated(
         weights_bytes=rank.bytes_of("weights", "rope_cache"),  # the engine's "model loading" counts both
@@ -75,10 +69,10 @@ def estimate_record(record: Record, model: Model) -> Estimated:
         non_torch_bytes=rank.bytes_of("non_torch"),
         graph_bytes=rank.bytes_of("cuda_graphs"),
         kv_bytes=rank.kv_pool_bytes,
-        kv_tokens=tokens if layout and tokens > 0 else None,
+        kv_tokens=tokens if rank.kv.pool and tokens > 0 else None,
         is_compatible=found.verdict is Verdict.COMPATIBLE,
         suggested=endless.suggested_max_model_len,
-        tokens_in=tokens_in if layout else None,
+        tokens_in=rank.kv.tokens_in if rank.kv.pool else None,
     )
 
 

@@ -159,9 +159,13 @@ class Index:
         current = self.load(entry.source)
         _write(waiting if current and current.is_complete else path, entry)
 
+    def listing_path(self, uri: ModelUri) -> Path:
+        """Where what was listed and read of the model is kept: see :mod:`lading.cache.listing`."""
+        return self.directory / f"{model_key(uri)}.listing.json"
+
     def remove(self, uri: ModelUri) -> None:
-        """Forget the model: both entries go."""
-        for path in (self._next_path(uri), self._path(uri)):
+        """Forget the model: both entries go, and what was read of it."""
+        for path in (self.listing_path(uri), self._next_path(uri), self._path(uri)):
             with machine_errors(path):
                 path.unlink(missing_ok=True)
 

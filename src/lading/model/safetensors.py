@@ -97,7 +97,7 @@ def _located(path: str, name: str, entry: Any) -> tuple[_Place, str, Tensor]:
     dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise MalformedModel(f"{path}: tensor {name!r} has the unknown type {dtype!r}")
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+    if not are_sizes(shape) or not are_sizes(offsets) or len(offsets) != 2:
         raise MalformedModel(f"{path}: tensor {name!r} has a wrong shape or offsets")
     tensor = Tensor(name, dtype, tuple(shape))
     if offsets[1] - offsets[0] != tensor.size_bytes:
@@ -105,7 +105,8 @@ def _located(path: str, name: str, entry: Any) -> tuple[_Place, str, Tensor]:
     return _Place(*offsets), name, tensor
 
 
-def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+def are_sizes(values: Any) -> TypeGuard[list[int]]:
+    """Whether ``values`` is a list of numbers that can be sizes."""
     return isinstance(values, list) and all(type(each) is int and 0 <= each < 1 << 63 for each in values)
 
 

@@ -1,68 +1,43 @@
-"""How an engine lays a checkpoint over its ranks: which tensors are split, which every rank holds, which are dropped.
+"""How much of a checkpoint each rank holds once it is loaded: every tensor where :mod:`lading.model.placement` says.
 
-From tensor names and shapes alone, by the rules of vLLM's parallel layers (``model_executor/layers/linear.py``,
-``vocab_parallel_embedding.py``, ``distributed/utils.py`` in 0.33):
+What an engine holds is not what the file has, by the rules of vLLM 0.33:
 
-* linear layers, experts and vocabularies are split over the tensor-parallel ranks, vocabularies after their rows were
-  padded to a multiple of 64; norms, routers, MLA's down-projections and biases of row-parallel layers are on each rank;
-* keys and values are split by whole heads: a rank never has less than one;
+* floats are held in the model's type, but for scales and what a quantised checkpoint has in narrower types;
+* vocabularies are padded to a multiple of 64 rows; experts in mxfp4 to what their kernels work on: the hidden size to a
+  multiple of 256, each rank's part of the inner size to one of 128;
+* a rank never has less than one head of keys and values; groups of B and C of state-space layers are repeated likewise;
+* a head that is tied is the embedding; quantised up-projections of latent attention are kept in 16 bit beside;
 * pipeline stages have the same number of layers but for a remainder, which the stages before the last take, from the
-  back; the embedding is on the first, the final norm and the head on the last, and with them the embedding where the
-  head is tied to it;
+  back (``distributed/utils.py``); with a tied head the last stage has the embedding, too;
 * layers beyond those that the config counts are for multi-token prediction and are not loaded.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
+from lading.model.placement import Place, Split, Stage, place
 from lading.model.safetensors import DTYPE_BITS, Tensor
 
+__all__ = [
+    "ONLINE_BYTES",
+    "VOCABULARY_ROWS",
+    "Build",
+    "Heads",
+    "Portion",
+    "WeightTable",
+    "stage_layers",
+    "weight_table",
+]
+
 VOCABULARY_ROWS = 64
+ONLINE_BYTES = {"fp8": 1.0, "mxfp8": 1 + 1 / 32, "int8": 1.0, "bitsandbytes": 0.5 + 4 / 64, "nvfp4": 0.5 + 1 / 16}
+"""Bytes that a number takes in a linear layer which the engine quantises while it loads, scales with it."""
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
-_TOWER = re.compile(r"(?:^|[._])(?:visual|vision|audio|image|img|mm|multi_modal|multimodal|patch)(?:$|[._])")
-_DRAFT = re.compile(r"(?:^|\.)(?:mtp|mtp_layers|nextn|eagle|medusa)(?:$|\.)")
-_EMBEDDINGS = {"embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embeddings", "embed_in", "embedding"}
-_HEADS = {"lm_head", "embed_out", "output"}
-_KEYS_AND_VALUES = {"k_proj", "v_proj", "kv_proj"}
-_FUSED = {"qkv_proj", "c_attn", "query_key_value", "Wqkv", "qkv", "wqkv"}
-_ROWS = {"o_proj", "down_proj", "out_proj", "fc2", "c_proj", "dense", "dense_4h_to_h", "w2", "wo", "proj", "out_linear"}
-_COLUMNS = {
-    "q_proj", "gate_proj", "up_proj", "gate_up_proj", "fc1", "c_fc", "dense_h_to_4h", "w1", "w3", "wq", "wk", "wv",
-    "q_b_proj", "kv_b_proj", "in_proj", "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "in_proj_qkvz",
-    "in_proj_ba", "x_proj", "dt_proj", "conv1d", "A_log", "D", "dt_bias", "sinks", "linear_1", "linear_2", "linear_fc1",
-    "linear_fc2", "gate", "up", "down",
-}  # fmt: skip
-_ROUTER = re.compile(
-    r"(?:^|\.)(?:mlp|block_sparse_moe|feed_forward|moe|mixer|ffn)\.(?:gate|router|shared_expert_gate)\b"
-)
-_PARAMETERS = re.compile(
-    r"\.(?:weight|bias|qweight|qzeros|scales|g_idx|weight_\w+|bias_\w+|input_\w+|(?:blocks|scales|bias)$)$"
-)
-
-
-class Split(Enum):
-    """How many ranks share a tensor."""
-
-    RANKS = auto()
-    KEYS_AND_VALUES = auto()
-    FUSED = auto()
-    NONE = auto()
-
-
-class Stage(Enum):
-    """Which pipeline stages have a tensor."""
-
-    FIRST = auto()
-    LAYER = auto()
-    HEAD = auto()
-    LAST = auto()
-    ALL = auto()
+_FLOATS = {"F32", "F64", "F16", "BF16"}
+_MXFP4_HIDDEN, _MXFP4_INNER = 256, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,57 +49,168 @@ class Heads:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightTable:
-    """The bytes of a model's weights once loaded, by where they go; the layer is -1 for what is in none.
+class Build:
+    """What the config says of how the model is built. 0 stands for what it does not tell.
 
-    ``layers`` is how many the model has. ``is_tied`` says that the head is the embedding.
+    ``layers`` are those of the language model. ``experts`` are the routed ones of a layer, of ``expert_inner`` numbers
+    inside; ``hidden`` is the model's width. ``keys`` are the heads of keys and values of layers that have not as many
+    as the others. ``state_groups`` take ``group_share`` of the projection into a state-space layer. ``layer_scale`` is
+    by how much layers that were derived have to grow to come to what the files hold.
     """
 
-    sizes: tuple[tuple[Stage, int, Split, int], ...]
-    layers: int
+    layers: int = 0
     is_tied: bool = False
+    experts: int = 0
+    expert_inner: int = 0
+    hidden: int = 0
+    is_mxfp4: bool = False
+    keys: tuple[tuple[int, int], ...] = ()
+    state_groups: int = 0
+    group_share: float = 0.0
+    layer_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Tensors that go the same way: ``numbers`` in the model's own type, and ``fixed_bytes`` in types that stay.
+
+    ``layer`` is -1 for what is in none. ``is_linear`` says that the numbers can be quantised while they are loaded.
+    """
+
+    stage: Stage
+    layer: int
+    split: Split
+    is_linear: bool
+    numbers: int
+    fixed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTable:
+    """The weights of a model once loaded, by where they go.
+
+    ``draft_bytes`` are left out: they are for speculation. ``unknown_bytes`` are in layers of a kind that is not known,
+    which count whole on every rank.
+    """
+
+    portions: tuple[Portion, ...]
+    build: Build = field(default_factory=Build)
+    draft_bytes: int = 0
+    unknown_bytes: int = 0
+
+    @property
+    def layers(self) -> int:
+        """How many layers the model has."""
+        return self.build.layers
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of everything, once."""
-        return sum(size for _, _, _, size in self.sizes)
+        """Bytes of everything, once, in 16 bit where it is not quantised."""
+        return round(sum((each.numbers * 2 + each.fixed_bytes) * self._scale(each) for each in self.portions))
 
-    def rank_bytes(self, tp: int, pp: int, heads: Heads) -> tuple[int, ...]:
-        """Bytes of each rank of each of ``pp`` pipeline stages; the ``tp`` ranks of a stage have the same."""
+    def rank_bytes(
+        self,
+        tp: int,
+        pp: int,
+        heads: Heads,
+        *,
+        quantize: str | None = None,
+        expert_ranks: int = 0,
+        number_bytes: float = 2,
+    ) -> tuple[int, ...]:
+        """Bytes of each rank of each of ``pp`` pipeline stages; the ``tp`` ranks of a stage have the same.
+
+        ``quantize`` is one of :data:`ONLINE_BYTES`: linear layers that are not quantised yet are while they are loaded.
+        ``expert_ranks`` is how many ranks share whole experts among them (expert parallelism), 0 for splitting each;
+        where they do not divide, the figure is that of a rank with one more. ``number_bytes`` is 4 for float32.
+        """
         stages = stage_layers(self.layers, pp)
         totals = [0.0] * pp
-        for stage, layer, split, size in self.sizes:
-            share = size * _share(split, tp, heads)
-            for number in self._stages_of(stage, layer, stages):
+        narrow = ONLINE_BYTES[quantize] if quantize else number_bytes
+        for each in self.portions:
+            width = narrow if each.is_linear else number_bytes
+            size = (each.numbers * width + each.fixed_bytes) * self._scale(each)
+            share = size * self._share(each, tp, heads, expert_ranks)
+            for number in self._stages_of(each, stages):
                 totals[number] += share
         return tuple(round(total) for total in totals)
 
-    def _stages_of(self, stage: Stage, layer: int, stages: tuple[range, ...]) -> Iterable[int]:
+    def _scale(self, portion: Portion) -> float:
+        return self.build.layer_scale if portion.stage is Stage.LAYER else 1.0
+
+    def _share(self, portion: Portion, tp: int, heads: Heads, expert_ranks: int) -> float:
+        """The share of a portion that one of ``tp`` ranks holds."""
+        keys = dict(self.build.keys).get(portion.layer, heads.keys)
+        by_head = 1 / min(tp, keys) if keys else 1 / tp
+        match portion.split:
+            case Split.RANKS:
+                return 1 / tp
+            case Split.EXPERTS:
+                return self._expert_share(tp, expert_ranks)
+            case Split.KEYS_AND_VALUES:
+                return by_head
+            case Split.FUSED if heads.queries and keys:
+                parts = heads.queries + 2 * keys
+                return heads.queries / parts / tp + 2 * keys / parts * by_head
+            case Split.FUSED:
+                return 1 / tp
+            case Split.STATES:
+                repeated = self.build.group_share if self.build.state_groups % tp else 0.0
+                return (1 - repeated) / tp + repeated / min(tp, max(1, self.build.state_groups))
+            case Split.NONE:
+                return 1.0
+
+    def _expert_share(self, tp: int, expert_ranks: int) -> float:
+        """The share of the experts, which are padded where a kernel for mxfp4 works on them."""
+        build = self.build
+        if expert_ranks:
+            here = -(-build.experts // expert_ranks) / build.experts if build.experts else 1 / expert_ranks
+            return here * self._padding(1)
+        return self._padding(tp) / tp
+
+    def _padding(self, tp: int) -> float:
+        """By how much the experts of a rank grow when ``tp`` ranks split each."""
+        build = self.build
+        if not (build.is_mxfp4 and build.expert_inner and build.hidden):
+            return 1.0
+        inner = -(-build.expert_inner // tp)
+        return _rounded(build.hidden, _MXFP4_HIDDEN) / build.hidden * _rounded(inner, _MXFP4_INNER) / inner
+
+    def _stages_of(self, portion: Portion, stages: tuple[range, ...]) -> Iterable[int]:
         last = len(stages) - 1
-        match stage:
+        match portion.stage:
             case Stage.FIRST:
-                return (0, last) if self.is_tied and last else (0,)
+                return (0, last) if self.build.is_tied and last else (0,)
             case Stage.LAYER:
-                return [number for number, layers in enumerate(stages) if layer in layers]
+                return [number for number, layers in enumerate(stages) if portion.layer in layers]
             case Stage.HEAD | Stage.LAST:
                 return (last,)
-            case Stage.ALL:
+            case Stage.TOWER:
                 return range(last + 1)
+            case Stage.DRAFT:
+                return ()
 
 
-def weight_table(tensors: Iterable[Tensor], *, most_bits: int, layers: int | None, is_tied: bool) -> WeightTable:
-    """Where the tensors go. Floats wider than ``most_bits`` become that wide; ``layers`` None: as many as are there."""
-    placed = [(tensor, _stage(tensor.name)) for tensor in tensors if not _DRAFT.search(tensor.name)]
-    found = [layer for _, (stage, layer) in placed if stage is Stage.LAYER]
-    count = layers or max(found, default=-1) + 1
-    sizes: Counter[tuple[Stage, int, Split]] = Counter()
-    for tensor, (stage, layer) in placed:
-        if (stage is Stage.LAYER and layer >= count) or (stage is Stage.HEAD and is_tied):
+def weight_table(tensors: Sequence[Tensor], build: Build) -> WeightTable:
+    """Where the tensors go. A model of which ``build`` does not tell the layers has those that are there."""
+    kept = [(tensor, where) for tensor in tensors if (where := place(tensor.name))]
+    layers = build.layers or max((where.layer for _, where in kept), default=-1) + 1
+    drafted = unknown = 0
+    sizes: Counter[tuple[Stage, int, Split, bool]] = Counter()
+    fixed: Counter[tuple[Stage, int, Split, bool]] = Counter()
+    for tensor, where in kept:
+        if where.stage is Stage.DRAFT or where.layer >= layers:
+            drafted += tensor.size_bytes
             continue
-        is_vocabulary = stage in (Stage.FIRST, Stage.HEAD)
-        split = Split.RANKS if is_vocabulary else _split(tensor.name)
-        sizes[stage, layer, split] += _loaded_bytes(tensor, most_bits, is_vocabulary=is_vocabulary)
-    return WeightTable(tuple((*key, size) for key, size in sizes.items()), count, is_tied)
+        if where.stage is Stage.HEAD and build.is_tied:
+            continue
+        key = (where.stage, where.layer, where.split, where.is_linear)
+        unknown += 0 if where.is_known or len(tensor.shape) < 2 else tensor.size_bytes
+        numbers, stays = _held(tensor, where)
+        sizes[key] += numbers
+        fixed[key] += stays
+    portions = tuple(Portion(*key, sizes[key], fixed[key]) for key in sizes)
+    return WeightTable(portions, replace(build, layers=layers), drafted, unknown)
 
 
 def stage_layers(layers: int, pp: int) -> tuple[range, ...]:
@@ -139,62 +225,16 @@ def stage_layers(layers: int, pp: int) -> tuple[range, ...]:
     return tuple(ranges)
 
 
-def _stage(name: str) -> tuple[Stage, int]:
-    """Which stages have the tensor, and its layer; -1 for no layer."""
-    if _TOWER.search(name):
-        return Stage.ALL, -1
-    module = _module(name)
-    if module in _EMBEDDINGS:
-        return Stage.FIRST, -1
-    if module in _HEADS and not _LAYER.search(name):
-        return Stage.HEAD, -1
-    layer = _LAYER.search(name)
-    return (Stage.LAYER, int(layer[1])) if layer else (Stage.LAST, -1)
-
-
-def _split(name: str) -> Split:
-    module = _module(name)
-    if ".experts." in name or name.endswith((".experts", ".experts_bias")):
-        return Split.RANKS
-    if _ROUTER.search(name):
-        return Split.NONE
-    if module in _KEYS_AND_VALUES:
-        return Split.KEYS_AND_VALUES
-    if module in _FUSED:
-        return Split.FUSED
-    if module in _ROWS:
-        return Split.NONE if name.endswith(".bias") else Split.RANKS
-    return Split.RANKS if module in _COLUMNS else Split.NONE
-
-
-def _module(name: str) -> str:
-    """The layer that a tensor is a parameter of: the last part of its name without the parameter's own."""
-    return _PARAMETERS.sub("", name).rpartition(".")[2]
-
-
-def _share(split: Split, tp: int, heads: Heads) -> float:
-    """The share of a tensor that one of ``tp`` ranks holds."""
-    by_head = 1 / min(tp, heads.keys) if heads.keys else 1 / tp
-    match split:
-        case Split.RANKS:
-            return 1 / tp
-        case Split.KEYS_AND_VALUES:
-            return by_head
-        case Split.FUSED if heads.queries and heads.keys:
-            parts = heads.queries + 2 * heads.keys
-            return heads.queries / parts / tp + 2 * heads.keys / parts * by_head
-        case Split.FUSED:
-            return 1 / tp
-        case Split.NONE:
-            return 1.0
-
-
-def _loaded_bytes(tensor: Tensor, most_bits: int, *, is_vocabulary: bool) -> int:
-    bits = DTYPE_BITS[tensor.dtype]
-    if tensor.dtype in ("F32", "F64"):
-        bits = min(bits, most_bits)
+def _held(tensor: Tensor, where: Place) -> tuple[int, int]:
+    """A tensor's numbers in the model's own type, and its bytes in a type that stays."""
     elements = tensor.elements
-    if is_vocabulary and len(tensor.shape) > 1 and tensor.shape[0]:
-        rows = -(-tensor.shape[0] // VOCABULARY_ROWS) * VOCABULARY_ROWS
-        elements = elements // tensor.shape[0] * rows
-    return (elements * bits + 7) // 8
+    if where.stage in (Stage.FIRST, Stage.HEAD) and len(tensor.shape) > 1 and tensor.shape[0]:
+        elements = elements // tensor.shape[0] * _rounded(tensor.shape[0], VOCABULARY_ROWS)
+    if tensor.dtype in _FLOATS and not where.is_scale:
+        return elements, 0
+    beside = elements * 2 if tensor.name.endswith("kv_b_proj.weight") else 0
+    return 0, (elements * DTYPE_BITS[tensor.dtype] + 7) // 8 + beside
+
+
+def _rounded(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -31,12 +31,11 @@ def estimate_cpu(facts: ModelFacts, profile: Profile, target: Target, length: in
         terms.append(lora_term(facts, sizes.layers, 1, target.options))
     fixed = sum(term.size_bytes for term in terms)
     budget = int(target.total_bytes * RAM_UTILIZATION)
-    kv = KvNeed(sizes.layout)
+    kv = KvNeed.of(sizes.layout)
     pool = target.options.kv_pool_bytes
     if pool is None:
         pool = _pool_bytes(kv.bytes_at(length), fixed, budget, target)
-    tokens = sizes.layout.pool_tokens(pool) if sizes.layout and pool > 0 else 0
-    return Estimate((RankEstimate(0, tuple(terms), kv, length, pool, tokens),), budget)
+    return Estimate((RankEstimate(0, tuple(terms), kv, length, pool, kv.tokens_in(pool)),), budget)
 
 
 def _pool_bytes(one_request: int, fixed: int, budget: int, target: Target) -> int:

@@ -48,9 +48,10 @@ def estimate(facts: ModelFacts, profile: Profile, target: Target) -> Estimate:
 def _uncounted(facts: ModelFacts, profile: Profile, target: Target) -> Iterator[str]:
     """What is asked of the engine and not in the figures, or counted for more than it is."""
     options = target.options
-    if options.speculation and options.speculation.tokens:
-        whose = "the draft model's" if options.speculation.draft_model else "the drafting layers'"
-        yield f"{whose} own memory is not counted"
+    if options.speculation and options.speculation.draft_model:
+        yield "the draft model's own memory is not counted"
+    if options.speculation and options.speculation.own_layers and not facts.weights:
+        yield "the drafting layers' own memory is not counted: the weights' headers cannot be read"
     if profile.lora and facts.experts_per_token:
         yield "adapters of experts are not counted, those of all other layers are"
     if options.data_parallel > 1 and facts.experts_per_token:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
-from lading.model.attention import Kind, KvLayout
+from lading.model.attention import Blocks, Kind, KvLayout
 from lading.model.facts import ModelFacts
 from lading.profiles.constants import Row, row_for
 from lading.profiles.lora import lora_term
@@ -56,26 +56,29 @@ def _rank(
     terms = [*sizes.weights, *others]
     if profile.lora:
         terms.append(lora_term(facts, sizes.layers, profile.tp, target.options))
-    layout = _pages(sizes.layout, target) if sizes.layout else None
+    layout = _with_windows_shared(sizes.layout) if sizes.layout else None
+    blocks = Blocks(tokens=target.options.block_size or _PAGE_TOKENS)
+    kv = KvNeed.of(layout, profile.tp, sizes.share, blocks=blocks)
     left = target.total_bytes - sum(term.size_bytes for term in terms)
     pool = left if target.options.kv_pool_bytes is None else target.options.kv_pool_bytes
-    tokens = layout.pool_tokens(pool, tp=profile.tp) if layout and pool > 0 else 0
+    tokens = kv.tokens_in(pool)
     if limit := target.options.kv_pool_tokens:
         tokens = min(tokens, limit)
-    return RankEstimate(sizes.rank, tuple(terms), KvNeed(layout, profile.tp), length, pool, tokens)
+    return RankEstimate(sizes.rank, tuple(terms), kv, length, pool, tokens)
 
 
-def _pages(layout: KvLayout, target: Target) -> KvLayout:
-    """The cache in SGLang's pages; windowed layers have a pool of their own, a fixed share of the full layers'."""
+def _with_windows_shared(layout: KvLayout) -> KvLayout:
+    """The cache as SGLang divides it: windowed layers have a pool of their own, a fixed share of the full layers'."""
     windowed = sum(layout.layers.get(kind, 0) for kind in _WINDOWED)
+    if not windowed:
+        return layout
     counts: Mapping[Kind, int] = layout.layers
-    if windowed and Kind.FULL in counts:
+    if Kind.FULL in counts:
         others = {kind: count for kind, count in counts.items() if kind not in _WINDOWED}
         counts = others | {Kind.FULL: counts[Kind.FULL] + ceil(windowed * _WINDOW_SHARE)}
-    elif windowed:
+    else:
         counts = {Kind.FULL: windowed}
-    exact = layout.is_exact and not windowed
-    return replace(layout, layers=counts, block_tokens=target.options.block_size or _PAGE_TOKENS, is_exact=exact)
+    return replace(layout, layers=counts, odd=(), is_exact=False)
 
 
 def _limits(row: Row, profile: Profile, target: Target) -> tuple[int, int]:

@@ -6,9 +6,9 @@ NCCL. Its start-up logs agree within a few percent, on the safe side.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil
 
+from lading.model.attention import Blocks
 from lading.model.facts import ModelFacts
 from lading.profiles.constants import Row, row_for
 from lading.profiles.lora import lora_term
@@ -39,14 +39,14 @@ def _rank(facts: ModelFacts, profile: Profile, target: Target, sizes: RankSizes,
     ]
     if profile.lora:
         terms.append(lora_term(facts, sizes.layers, profile.tp, options))
-    layout = replace(sizes.layout, block_tokens=options.block_size or _BLOCK_TOKENS) if sizes.layout else None
+    blocks = Blocks(tokens=options.block_size or _BLOCK_TOKENS)
+    kv = KvNeed.of(sizes.layout, profile.tp, sizes.share, blocks=blocks)
     free = target.total_bytes - sum(term.size_bytes for term in terms)
     share = options.gpu_utilization or row.number("utilization")
     kept = max(0, int(free * (1 - share)))
     terms.append(Term("reserve", kept, f"{1 - share:.0%} of what is free is not made cache"))
     pool = free - kept
-    tokens = layout.pool_tokens(pool, tp=profile.tp) if layout and pool > 0 else 0
-    return RankEstimate(sizes.rank, tuple(terms), KvNeed(layout, profile.tp), length, pool, tokens)
+    return RankEstimate(sizes.rank, tuple(terms), kv, length, pool, kv.tokens_in(pool))
 
 
 def _activation_term(facts: ModelFacts, profile: Profile, target: Target, row: Row) -> Term:

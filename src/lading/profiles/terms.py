@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lading.hardware.inventory import Device
-from lading.model.attention import KvLayout
+from lading.model.attention import Blocks, KvLayout, Pool
 from lading.profiles.calibration import Calibration
 from lading.profiles.options import EngineOptions
 
@@ -21,26 +21,41 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class KvNeed:
-    """What one request takes of the KV cache on a rank. ``layout`` None: nothing is known, and nothing counted."""
+    """What one request takes of the KV cache on a rank. ``pool`` None: nothing is known, and nothing counted.
 
-    layout: KvLayout | None
-    tp: int = 1
+    ``is_exact`` is False where the pool's blocks are bounded and not known.
+    """
+
+    pool: Pool | None
     batched_tokens: int = 2048
+    is_exact: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        layout: KvLayout | None,
+        tp: int = 1,
+        share: float = 1.0,
+        *,
+        batched_tokens: int = 2048,
+        blocks: Blocks | None = None,
+    ) -> KvNeed:
+        """On one of ``tp`` ranks of a pipeline stage with this share of the layers."""
+        if layout is None:
+            return cls(None)
+        return cls(layout.pool(tp=tp, share=share, blocks=blocks), batched_tokens, layout.is_exact)
 
     def bytes_at(self, tokens: int) -> int:
         """Bytes of a request of so many tokens; 0 where nothing is known."""
-        if self.layout is None:
-            return 0
-        return self.layout.request_bytes(tokens, tp=self.tp, batched_tokens=self.batched_tokens)
-
-    @property
-    def page_bytes(self) -> int:
-        """Bytes of one block of the pool; 0 where nothing is known."""
-        return self.layout.page_bytes(self.tp) if self.layout and self.layout.layers else 0
+        return self.pool.request_bytes(tokens, self.batched_tokens) if self.pool else 0
 
     def blocks_at(self, tokens: int) -> int:
         """Blocks of a request of so many tokens, without the one that an engine keeps back of its pool."""
-        return self.bytes_at(tokens) // self.page_bytes - 1 if self.page_bytes else 0
+        return self.pool.request_blocks(tokens, self.batched_tokens) if self.pool else 0
+
+    def tokens_in(self, pool_bytes: int) -> int:
+        """How many tokens a pool of so many bytes has room for, the same number in every group of layers."""
+        return self.pool.tokens(pool_bytes) if self.pool and pool_bytes > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +115,7 @@ class RankEstimate:
     def concurrency(self) -> float:
         """How many requests of the full length the pool has room for at once; 0 where nothing is known."""
         one = self.kv.blocks_at(self.max_model_len)
-        return max(0, self.kv_pool_bytes) // self.kv.page_bytes / one if one > 0 else 0.0
+        return self.kv.pool.blocks(max(0, self.kv_pool_bytes)) / one if self.kv.pool and one > 0 else 0.0
 
     def bytes_of(self, *names: str) -> int:
         """The sum of the terms of these names, in the budget or on top of it."""
@@ -159,5 +174,4 @@ class Estimate:
     @property
     def is_exact(self) -> bool:
         """Whether the KV cache is known, and not bounded."""
-        layout = self.binding.kv.layout
-        return layout is not None and layout.is_exact
+        return self.binding.kv.is_exact

@@ -12,11 +12,13 @@ import re
 from dataclasses import dataclass
 from math import ceil, floor
 
+from lading.model.attention import Blocks
 from lading.model.facts import ModelFacts
 from lading.profiles.constants import Row, row_for
 from lading.profiles.correction import corrected
 from lading.profiles.encoder import encoder_term
 from lading.profiles.lora import lora_term
+from lading.profiles.options import EngineOptions
 from lading.profiles.profile import Profile
 from lading.profiles.sizes import RankSizes, rank_sizes
 from lading.profiles.terms import Estimate, Hazard, KvNeed, RankEstimate, Target, Term
@@ -29,7 +31,6 @@ _SHORTEST_BATCH = 2048
 _DEFAULT_CAPTURES = 102  # 51 of pieces, 51 of whole steps
 _EIGHT_BIT_ACTIVATIONS = ("fp8", "int8")
 _WITHOUT_WORKSPACE = ("mxfp4",)
-_POOLING = re.compile(r"(?<!LMHead)Model$|For(?:Sequence|Token)Classification$|ForMaskedLM$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def _rank(run: Run, sizes: RankSizes) -> RankEstimate:
     in_budget = run.row.flag("budget_has_graphs")
     if in_budget:
         terms.append(graphs)
-    kv = KvNeed(sizes.layout, profile.tp, run.batched_tokens)
+    kv = KvNeed.of(sizes.layout, profile.tp, sizes.share, batched_tokens=run.batched_tokens, blocks=_blocks(options))
     left = run.budget_bytes - sum(term.size_bytes for term in terms)
     pool = left if options.kv_pool_bytes is None else options.kv_pool_bytes
     return RankEstimate(
@@ -106,6 +107,11 @@ def _rank(run: Run, sizes: RankSizes) -> RankEstimate:
     )
 
 
+def _blocks(options: EngineOptions) -> Blocks:
+    """How the engine cuts its pool."""
+    return Blocks(tokens=options.block_size, speculative=options.speculation.tokens if options.speculation else 0)
+
+
 def _hazard(run: Run, rank: RankEstimate) -> Hazard | None:
     """Whether the sampler's warm-up, which sorts all logits, has too little beside pool and graphs on the last rank.
 
@@ -113,7 +119,7 @@ def _hazard(run: Run, rank: RankEstimate) -> Hazard | None:
     """
     sort_bytes = run.row.number("warm_up_sort_bytes")
     if (
-        _POOLING.search(run.facts.architecture)
+        run.facts.pooling
         or run.row.flag("budget_has_graphs")
         or not sort_bytes
         or run.target.options.kv_pool_bytes is not None
@@ -145,7 +151,7 @@ def activation_term(run: Run, sizes: RankSizes) -> Term:
     if facts.precision.startswith(_EIGHT_BIT_ACTIVATIONS) and not facts.experts_per_token:
         layer += tokens * inner
     sampler = 0
-    if sizes.is_last and not _POOLING.search(facts.architecture):
+    if sizes.is_last and not facts.pooling:
         per_entry = run.row.number("sampler_bytes") + element
         sampler = int(per_entry * run.sequences * (facts.vocab_size or 0)) + step + experts
     exchanged = step * ((2 if sizes.is_first or sizes.is_last else 3) if sizes.stages > 1 else 0)
@@ -212,10 +218,6 @@ def _captures(run: Run) -> int:
 
 def _pool_tokens(run: Run, kv: KvNeed, pool_bytes: int) -> int:
     """The size of the pool as this version's log prints it."""
-    layout, tp = kv.layout, run.profile.tp
-    if layout is None or pool_bytes <= 0 or not kv.page_bytes:
-        return 0
-    if run.row.text("tokens") == "blocks":
-        return layout.pool_tokens(pool_bytes, tp=tp)
-    blocks, one = pool_bytes // kv.page_bytes, kv.blocks_at(run.length)
-    return blocks * run.length // one if one else 0
+    if run.row.text("tokens") == "blocks" or kv.pool is None or pool_bytes <= 0:
+        return kv.tokens_in(pool_bytes)
+    return kv.pool.capacity(pool_bytes, run.length, run.batched_tokens)

@@ -1,0 +1,168 @@
+"""Where an engine puts a tensor, told by its name: which pipeline stages have it, how ranks share it, whether at all.
+
+By the rules of vLLM's parallel layers (``model_executor/layers/linear.py``, ``vocab_parallel_embedding.py`` in 0.33):
+
+* linear layers, experts and vocabularies are split over the tensor-parallel ranks; norms, routers, MLA's
+  down-projections and biases of row-parallel layers are on each rank; keys and values are split by whole heads;
+* towers for images and sound, and encoders, are on every stage; their linear layers are split as all others are;
+* the embedding is on the first stage, the final norm and the head on the last;
+* buffers that engines make themselves are not loaded; layers for multi-token prediction and other drafts only to guess
+  ahead.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from functools import lru_cache
+
+_NUMBER = re.compile(r"\.\d{1,6}(?=\.|$)")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer|decoder_layers)\.(\d{1,6})(?:\.|$)")
+_TOWER = re.compile(
+    r"(?:^|[._])(?:visual|vision|audio|image|img|mm|multi_modal|multimodal|patch|vit|siglip|sam_model|speech"
+    r"|multimodal_projector|merger|resampler|perceiver|connector|embed_vision|embed_audio)(?:$|[._])"
+)
+_ENCODER = re.compile(r"(?:^|model\.)encoder\.(?:layers|block)\.")
+_DRAFT = re.compile(r"(?:^|\.)(?:mtp|mtp_layers|nextn|eagle|medusa|medusa_head|mtp_block|nextn_predict_layers)(?:$|\.)")
+_BUFFERS = re.compile(
+    r"(?:rotary_emb\.inv_freq|rotary_emb\.(?:cos|sin)_cached|\.masked_bias|position_ids|\.attn\.bias|\.attention\.bias"
+    r"|num_batches_tracked|rope\.freqs|_float_tensor)$"
+)
+_EMBEDDINGS = {
+    "embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embeddings", "embed_in", "embedding",
+    "embed_tokens_per_layer", "tokens_embed", "shared", "ngram_embeddings",
+}  # fmt: skip
+_HEADS = {"lm_head", "embed_out", "output", "output_layer", "proj_out"}
+_KEYS_AND_VALUES = {"k_proj", "v_proj", "kv_proj", "wk", "wv", "k", "v"}
+_FUSED = {"qkv_proj", "c_attn", "query_key_value", "Wqkv", "qkv", "wqkv", "in_proj_weight", "in_proj_bias"}
+_ROWS = {
+    "o_proj", "down_proj", "out_proj", "fc2", "c_proj", "dense", "dense_4h_to_h", "w2", "wo", "proj", "out_linear",
+    "linear_2", "linear_fc2", "down", "fc_out", "Wo", "o", "out", "output_linear", "attn_out", "ff_out",
+}  # fmt: skip
+_COLUMNS = {
+    "q_proj", "gate_proj", "up_proj", "gate_up_proj", "fc1", "c_fc", "dense_h_to_4h", "w1", "w3", "wq",
+    "q_b_proj", "kv_b_proj", "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "in_proj_qkvz", "wq_b", "wkv_b",
+    "in_proj_ba", "x_proj", "dt_proj", "A_log", "D", "dt_bias", "sinks", "linear_1", "linear_fc1", "in_proj",
+    "gate", "up", "fc_in", "Wi", "query", "key", "value", "f_b_proj", "g_b_proj", "b_proj", "q_conv1d", "k_conv1d",
+    "v_conv1d", "linear_in", "q", "wi", "wi_0", "wi_1", "output_gate", "conv1d", "input_linear", "up_gated_layer",
+}  # fmt: skip
+_WHOLE = {"q_a_proj", "kv_a_proj_with_mqa", "kv_a_proj", "wq_a", "wkv_a", "fused_qkv_a_proj", "wk_indexer"}
+_ROUTER = re.compile(
+    r"(?:^|\.)(?:mlp|block_sparse_moe|feed_forward|moe|mixer|ffn)\.(?:gate|router|shared_expert_gate)\b|\.router\."
+)
+_INDEXER = re.compile(r"\.indexer\.")
+_STATES = re.compile(r"\.(?:mamba|mixer|mamba_decoder\.mamba)\.(?:in_proj|conv1d)\.")
+_EXPERTS = re.compile(r"(?:^|\.)(?:experts|local_experts)(?:$|[._])")
+_PARAMETERS = re.compile(
+    r"\.(?:weight|bias|qweight|qzeros|scales|g_idx|SCB|weight_\w+|bias_\w+|input_\w+|weight\.(?:absmax|nested_\w+"
+    r"|quant_map|quant_state\.\w+)|(?:blocks|scales|bias)$)$"
+)
+_REPLICATED = re.compile(
+    r"norm|\.bias$|\.indexer\.|\.router\.|\.(?:gate|router|shared_expert_gate)\b|ln_\d|conv|position|rotary"
+)
+_KINDS_OF_SCALE = re.compile(r"(?:scale|scales|scale_inv|scale_2|_shape|absmax|SCB|zero_point|qzeros|quant_map)$")
+
+
+class Split(Enum):
+    """How ranks share a tensor."""
+
+    RANKS = auto()
+    KEYS_AND_VALUES = auto()
+    FUSED = auto()
+    STATES = auto()
+    EXPERTS = auto()
+    NONE = auto()
+
+
+class Stage(Enum):
+    """Which pipeline stages have a tensor: the first, all, that of its layer, the last; none of a draft's."""
+
+    FIRST = auto()
+    TOWER = auto()
+    DRAFT = auto()
+    LAYER = auto()
+    HEAD = auto()
+    LAST = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor goes. ``layer`` is -1 for one in no layer; ``is_linear`` says that engines may quantise it.
+
+    ``is_scale`` says that it tells how another was quantised: engines keep it as it is. ``is_known`` is False for a
+    layer of a kind that nothing here knows: all ranks are taken to have the whole.
+    """
+
+    stage: Stage
+    layer: int
+    split: Split
+    is_linear: bool
+    is_scale: bool
+    is_known: bool = True
+
+
+def place(name: str) -> Place | None:
+    """Where the tensor of this name goes; None for a buffer that engines make themselves."""
+    found = _place(_NUMBER.sub(".0", name))
+    if found is None or found.stage is not Stage.LAYER:
+        return found
+    layer = _LAYER.search(name)
+    return replace(found, layer=int(layer[1])) if layer else found
+
+
+@lru_cache(maxsize=4096)
+def _place(name: str) -> Place | None:
+    """As :func:`place`, for a name with every number 0: layers and experts are alike."""
+    if _BUFFERS.search(name):
+        return None
+    module = _module(name)
+    stage = _stage(name, module)
+    is_vocabulary = stage in (Stage.FIRST, Stage.HEAD)
+    split = Split.RANKS if is_vocabulary else _split(name, module, stage)
+    is_linear = not is_vocabulary and _is_linear(name, module, split)
+    is_scale = bool(_KINDS_OF_SCALE.search(name))
+    is_known = split is not Split.NONE or is_linear or is_scale or bool(_REPLICATED.search(name))
+    return Place(stage, -1, split, is_linear, is_scale, is_known or stage is not Stage.LAYER)
+
+
+def _stage(name: str, module: str) -> Stage:
+    if _DRAFT.search(name):
+        return Stage.DRAFT
+    if _TOWER.search(name) or _ENCODER.search(name):
+        return Stage.TOWER
+    if _LAYER.search(name):
+        return Stage.LAYER
+    if module in _EMBEDDINGS:
+        return Stage.FIRST
+    return Stage.HEAD if module in _HEADS else Stage.LAST
+
+
+def _split(name: str, module: str, stage: Stage) -> Split:
+    if _ROUTER.search(name) or _INDEXER.search(name) or "patch_embed" in name:
+        return Split.NONE
+    if _EXPERTS.search(name):
+        return Split.EXPERTS
+    if _STATES.search(name):
+        return Split.STATES
+    if module in _KEYS_AND_VALUES:
+        return Split.RANKS if stage is Stage.TOWER else Split.KEYS_AND_VALUES
+    if module in _FUSED:
+        return Split.RANKS if stage is Stage.TOWER else Split.FUSED
+    if module in _ROWS:
+        return Split.NONE if name.endswith(".bias") else Split.RANKS
+    return Split.RANKS if module in _COLUMNS else Split.NONE
+
+
+def _is_linear(name: str, module: str, split: Split) -> bool:
+    """Whether the tensor is the weight of a linear layer, or of experts: what on-line quantisation narrows."""
+    if split is Split.EXPERTS:
+        return not name.endswith("bias")
+    if not name.endswith(".weight") or "conv" in module or module in ("x_proj", "dt_proj", "D", "A_log"):
+        return False
+    return split is not Split.NONE or module in _WHOLE or (module in _ROWS and not _ROUTER.search(name))
+
+
+def _module(name: str) -> str:
+    """The layer that a tensor is a parameter of: the last part of its name without the parameter's own."""
+    return _PARAMETERS.sub("", name).rpartition(".")[2]
