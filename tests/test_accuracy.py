@@ -21,10 +21,7 @@ BARS = {
     "suggested length is 95 % of the longest": 1.0,
 }
 MISSED = {
-    "KV tokens of a known pool, exact": "92 %: the cache's type is not taken from the engine's options",
-    "verdict right": "96 %: what dies after the pool is taken is called compatible",
-    "suggested length starts": "58 %: no margin for the error of the pool",
-    "suggested length is 95 % of the longest": "86 %: options that change the cache are not honoured",
+    "suggested length is 95 % of the longest": "97 %: Mistral-Small-3.2 at 0.11 ran with fewer sequences than it says",
 }
 """Marks that the estimator misses today, with the figure: one that is reached fails here until it is struck."""
 
@@ -51,7 +48,7 @@ def test_ranks_hold_what_the_engines_own_classes_hold(found):
     errors = distribution([each.pair.error for each in found.ranks])
     assert errors.count > 150
     assert errors.median <= 0.0005
-    assert errors.p90 <= 0.04
+    assert errors.p90 <= 0.02
 
 
 def test_the_page_says_what_the_estimator_says_now(found):
