@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from lading.cache import upkeep
+from lading.cache.listing import KeptListing, save_listing
 from lading.cache.root import CacheRoot, open_cache
 from lading.cache.use import announced
 from lading.digest import Digest
 from lading.errors import ModelNotFound, NotWritable, SizeMismatch, UsageError
 from lading.events import Event, Note, Report
+from lading.model.manifest import Manifest
 from lading.transfer import TransferOptions, survey, transfer
 from lading.uri import ModelUri
 from lading.workspace import build_workspace
@@ -263,3 +265,15 @@ def _to(told: list[str]) -> Report:
             told.append(event.text)
 
     return report
+
+
+def test_a_listing_of_a_model_that_was_never_fetched_goes_after_a_week_and_others_stay(cache: CacheRoot) -> None:
+    other = ModelUri.parse("hf://org/only-looked-at")
+    for model in (FIRST, other):
+        save_listing(cache.index.listing_path(model), KeptListing(Manifest.of(model, "a1", [])))
+    changed = cache.index.listing_path(other).stat().st_ctime
+    upkeep.collect(cache, now=changed + 6 * 86400)
+    assert cache.index.listing_path(other).exists()
+    upkeep.collect(cache, now=changed + 8 * 86400)
+    assert not cache.index.listing_path(other).exists()
+    assert cache.index.listing_path(FIRST).exists()

@@ -16,12 +16,14 @@ from typing import Any
 
 KEY = "[0-9a-f]{64}"
 ENTRY = re.compile(rf"index/({KEY})(\.next)?\.json")
+LISTING = re.compile(rf"index/({KEY})\.listing\.json")
 BLOB = re.compile(r"blobs/sha256/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 JOURNAL = re.compile(rf"partial/({KEY})/({KEY})\.part\.json")
 PLACES = (
     re.compile(r"lading-cache\.json"),
     BLOB,
     ENTRY,
+    LISTING,
     re.compile(rf"partial/{KEY}/{KEY}\.part"),
     JOURNAL,
     re.compile(rf"locks/({KEY}|gc)\.lock(\.lease)?"),
@@ -46,6 +48,8 @@ def faults_of(cache: Path, files: Mapping[str, bytes]) -> list[str]:
             faults += _faults_of_blob(path, match[2])
         if match := ENTRY.fullmatch(name):
             faults += _faults_of_entry(cache, name, path, match[1], is_next=bool(match[2]))
+        if match := LISTING.fullmatch(name):
+            faults += _faults_of_listing(name, path, match[1])
         if match := JOURNAL.fullmatch(name):
             faults += _faults_of_journal(
                 cache, name, path, {_key(each): data for each, data in files.items()}[match[2]]
@@ -122,6 +126,16 @@ def _faults_of_blob(path: Path, digest: str) -> list[str]:
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
         faults.append(f"blob {digest} has other bytes")
     return faults
+
+
+def _faults_of_listing(name: str, path: Path, key: str) -> list[str]:
+    listing: dict[str, Any] = json.loads(path.read_bytes())
+    if listing.keys() != {"schema", "manifest", "reads"} or listing["schema"] != 1:
+        return [f"{name} has fields {sorted(listing)}, schema {listing.get('schema')}"]
+    named = {each["path"] for each in listing["manifest"]["files"]}
+    strays = {each["path"] for each in listing["reads"]} - named
+    faults = [f"{name} has read {path}, which it does not list" for path in sorted(strays)]
+    return faults + ([f"{name} is another model's"] if _key(listing["manifest"]["source"]) != key else [])
 
 
 def _faults_of_entry(cache: Path, name: str, path: Path, key: str, *, is_next: bool) -> list[str]:

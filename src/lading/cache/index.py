@@ -180,6 +180,10 @@ class Index:
             if _FILE_NAME.fullmatch(path.name) and (entry := self._load(path, None, report)):
                 yield entry
 
+    def listings(self) -> Iterator[Path]:
+        """Every kept listing, whether or not there is an entry for its model."""
+        return self.directory.glob("*.listing.json")
+
     def marks(self) -> dict[Digest, Mark]:
         """The mark of every blob that some entry has verified."""
         return {

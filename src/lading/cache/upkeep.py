@@ -173,6 +173,7 @@ def collect(
     _delete_partials(cache, done, now, dry_run=dry_run)
     _delete_workspaces(cache, done, now, dry_run=dry_run)
     if not dry_run:
+        _delete_listings(cache, now)
         _delete_litter(cache, now)
     leaving = going if dry_run else set()
     _delete_blobs(cache, done, report, dry_run=dry_run, older_than=now - NEW_BLOB_SECONDS, leaving=leaving)
@@ -252,6 +253,14 @@ def _delete_workspaces(cache: CacheRoot, done: Cleaned, now: float, *, dry_run: 
             done.workspaces += 1
             if not dry_run:
                 _delete_tree(path)
+
+
+def _delete_listings(cache: CacheRoot, now: float) -> None:
+    """Delete what is kept of models that were looked at long ago and never fetched."""
+    held = {cache.index.listing_path(entry.source) for entry in cache.index.entries()}
+    for path in cache.index.listings():
+        if path not in held and now - _changed_at(path) >= PARTIAL_SECONDS:
+            _delete(path)
 
 
 def _delete_litter(cache: CacheRoot, now: float) -> None:

@@ -184,11 +184,8 @@ def _unfit_devices(profile: Profile, facts: ModelFacts, inventory: Inventory, wi
             return Refusal(f"weights are made {profile.precision} while loading on GPUs only")
         asked = (wish.tp or 1) * (wish.pp or 1)
         return None if profile.ranks in (1, asked) else Refusal(f"needs {profile.ranks} GPUs, this machine has none")
-    needed, copies, usable = (
-        profile.ranks * wish.options.data_parallel,
-        wish.options.data_parallel,
-        inventory.engine_gpus,
-    )
+    copies, usable = wish.options.data_parallel, inventory.engine_gpus
+    needed = copies * profile.ranks
     if needed > len(usable):
         of = f" ({copies} copies of {profile.ranks})" if copies > 1 else ""
         have = "this machine has" if usable == inventory.gpus else "of MIG instances an engine can use"

@@ -90,7 +90,7 @@ def hurried(event: threading.Event, seconds: float) -> bool:
     return event.wait(min(seconds, 0.001))
 
 
-OPTIONS = TransferOptions(connections=2, part_bytes=20_000, retries=4, journal_seconds=0.02, wait=hurried)
+OPTIONS = TransferOptions(connections=2, part_bytes=20_000, run_bytes=1, retries=4, journal_seconds=0.02, wait=hurried)
 ONE_REQUEST = TransferOptions(connections=1, part_bytes=1 << 20, retries=4, journal_seconds=0.02, wait=hurried)
 
 
