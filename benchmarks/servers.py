@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from botocore.session import Session
 
 from benchmarks import peers
 from benchmarks.payload import LOCATION, Payload, PayloadFile
@@ -107,14 +109,36 @@ def nginx(
 
 @contextmanager
 def rclone(payload: Payload, directory: Path) -> Iterator[str]:
-    """The endpoint of ``rclone serve s3``, a real S3 server that checks signatures."""
+    """The endpoint of ``rclone serve s3``, a real S3 server that checks signatures.
+
+    The objects have their SHA-256 in their metadata: rclone's etags are MD5, which no large object of AWS has.
+    """
     directory.mkdir()
     program = str(Path(sys.executable).with_name("rclone"))
     options = ["--config", os.devnull, "--addr", "127.0.0.1:0", "--vfs-cache-mode", "off", "--auth-key"]
     with (directory / "log").open("w+") as log:
         process = subprocess.Popen([program, "serve", "s3", *options, f"{KEY},{SECRET}", str(payload.root)], stderr=log)
         with _stopped(process):
-            yield _announced(process, log, re.compile(r"\[(http://[0-9.:]+)/\]"))
+            endpoint = _announced(process, log, re.compile(r"\[(http://[0-9.:]+)/\]"))
+            _tell_digests(endpoint, payload)
+            yield endpoint
+
+
+def _tell_digests(endpoint: str, payload: Payload) -> None:
+    """Put each object's SHA-256 into its metadata, by a copy onto itself, which moves no bytes."""
+    bucket, _, prefix = LOCATION.partition("/")
+    client: Any = Session().create_client(
+        "s3", region_name="us-east-1", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET
+    )
+    for file in payload.files:
+        key = f"{prefix}/{file.name}"
+        client.copy_object(
+            Bucket=bucket,
+            Key=key,
+            CopySource={"Bucket": bucket, "Key": key},
+            Metadata={"sha256": file.sha256.hex()},
+            MetadataDirective="REPLACE",
+        )
 
 
 @contextmanager
