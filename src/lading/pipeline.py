@@ -97,7 +97,7 @@ class Pipeline:
         files = list(files)
         self._part_bytes = _part_bytes(sum(file.size_bytes for file, _ in files), options)
         attempts = [self._attempt(file, path, tries_left=1) for file, path in files]
-        self._climb = Climb(options.connections, options.most_connections or options.connections)
+        self._climb = Climb(options.connections, self._most_connections)
         self._throttle = Throttle(options.max_bytes_per_second, options.clock)
         scratches = [memoryview(bytearray(READ_BYTES)) for _ in range(self._most_connections)]
         self._board = Board(attempts, self._buffers(attempts), scratches, self._climb.connections, options.run_bytes)
