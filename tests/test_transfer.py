@@ -486,7 +486,7 @@ def test_what_an_earlier_run_left_is_not_fetched_again(source: MemorySource, cac
     interrupted(source, cache, "model.safetensors", 5 * PART + 300)
     run = fetch(source, cache)
     assert_whole(source, cache, run.manifest)
-    assert source.requests[0].start == 5 * PART + 300
+    assert min(each.start for each in source.requests) == 5 * PART + 300
     assert source.sent_bytes == 4 * PART - 300
 
 
