@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lading import pipeline
 from lading.cache.root import open_cache
-from lading.cli.commands import transfer_options
 from lading.cli.log import EventLog
+from lading.cli.transfer_settings import transfer_options
 from lading.digest import Digest
 from lading.model.manifest import Manifest
 from lading.plan import choose_files

