@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lading.cache.calibrations import Calibrations
 from lading.cache.disk import (
     Check,
     can_write_directory,
@@ -35,6 +35,9 @@ from lading.events import Note, Report, ignore
 from lading.model.manifest import FileEntry
 from lading.units import format_seconds
 from lading.uri import ModelUri
+
+if TYPE_CHECKING:
+    from lading.cache.calibrations import Calibrations
 
 LAYOUT = 1
 LAYOUT_FILE = "lading-cache.json"
@@ -70,6 +73,8 @@ class CacheRoot:
     @property
     def calibrations(self) -> Calibrations:
         """What engines measured at their starts here."""
+        from lading.cache.calibrations import Calibrations  # which knows models: most uses of a cache do not
+
         return Calibrations(self.path / "calibrations")
 
     def workspace_for(self, pinned: ModelUri) -> Path:
