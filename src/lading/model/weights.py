@@ -2,13 +2,15 @@
 
 What an engine holds is not what the file has, by the rules of vLLM 0.33:
 
-* floats are held in the model's type, but for scales and what a quantised checkpoint has in narrower types;
+* floats are held in the model's type, but for scales, what a quantised checkpoint has in narrower types, and the decay
+  of states and some families' routers, which are float32;
 * vocabularies are padded to a multiple of 64 rows; experts in mxfp4 to what their kernels work on: the hidden size to a
   multiple of 256, each rank's part of the inner size to one of 128;
 * a rank never has less than one head of keys and values; groups of B and C of state-space layers are repeated likewise;
 * a head that is tied is the embedding; quantised up-projections of latent attention are kept in 16 bit beside;
 * pipeline stages have the same number of layers but for a remainder, which the stages before the last take, from the
-  back (``distributed/utils.py``); with a tied head the last stage has the embedding, too;
+  back (``distributed/utils.py``); with a tied head the last stage has the embedding, too; some families build the
+  tables on every stage;
 * layers beyond those that the config counts are for multi-token prediction and are not loaded.
 """
 
@@ -18,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from lading.model.placement import Place, Split, Stage, place
+from lading.model.placement import Place, Split, Stage, is_beyond, place
 from lading.model.safetensors import DTYPE_BITS, Tensor
 
 __all__ = [
@@ -55,7 +57,10 @@ class Build:
     ``layers`` are those of the language model. ``experts`` are the routed ones of a layer, of ``expert_inner`` numbers
     inside; ``hidden`` is the model's width. ``keys`` are the heads of keys and values of layers that have not as many
     as the others. ``state_groups`` take ``group_share`` of the projection into a state-space layer. ``layer_scale`` is
-    by how much layers that were derived have to grow to come to what the files hold.
+    by how much layers that were derived have to grow to come to what the files hold. ``everywhere`` are the parts of
+    the first and the last pipeline stage that all stages have. ``tower_layers`` are those that are built of a tower for
+    images, 0 for all. ``has_wide_routers`` says that routers are held in float32, ``has_pooler`` that the layer which
+    turns an encoder's first vector into another is built.
     """
 
     layers: int = 0
@@ -68,6 +73,10 @@ class Build:
     state_groups: int = 0
     group_share: float = 0.0
     layer_scale: float = 1.0
+    everywhere: frozenset[Stage] = frozenset()
+    tower_layers: int = 0
+    has_wide_routers: bool = False
+    has_pooler: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +187,8 @@ class WeightTable:
 
     def _stages_of(self, portion: Portion, stages: tuple[range, ...]) -> Iterable[int]:
         last = len(stages) - 1
+        if portion.stage in self.build.everywhere:
+            return range(last + 1)
         match portion.stage:
             case Stage.FIRST:
                 return (0, last) if self.build.is_tied and last else (0,)
@@ -202,15 +213,24 @@ def weight_table(tensors: Sequence[Tensor], build: Build) -> WeightTable:
         if where.stage is Stage.DRAFT or where.layer >= layers:
             drafted += tensor.size_bytes
             continue
-        if where.stage is Stage.HEAD and build.is_tied:
+        if _is_left_out(tensor, where, build):
             continue
         key = (where.stage, where.layer, where.split, where.is_linear)
         unknown += 0 if where.is_known or len(tensor.shape) < 2 else tensor.size_bytes
-        numbers, stays = _held(tensor, where)
+        numbers, stays = _held(tensor, where, build)
         sizes[key] += numbers
         fixed[key] += stays
     portions = tuple(Portion(*key, sizes[key], fixed[key]) for key in sizes)
     return WeightTable(portions, replace(build, layers=layers), drafted, unknown)
+
+
+def _is_left_out(tensor: Tensor, where: Place, build: Build) -> bool:
+    """Whether the engine has no parameter for the tensor."""
+    if where.stage is Stage.HEAD:
+        return build.is_tied
+    if where.is_pooler and not build.has_pooler:
+        return True
+    return where.stage is Stage.TOWER and bool(build.tower_layers) and is_beyond(tensor.name, build.tower_layers)
 
 
 def stage_layers(layers: int, pp: int) -> tuple[range, ...]:
@@ -225,13 +245,15 @@ def stage_layers(layers: int, pp: int) -> tuple[range, ...]:
     return tuple(ranges)
 
 
-def _held(tensor: Tensor, where: Place) -> tuple[int, int]:
+def _held(tensor: Tensor, where: Place, build: Build) -> tuple[int, int]:
     """A tensor's numbers in the model's own type, and its bytes in a type that stays."""
     elements = tensor.elements
-    if where.stage in (Stage.FIRST, Stage.HEAD) and len(tensor.shape) > 1 and tensor.shape[0]:
+    is_vocabulary = where.stage in (Stage.FIRST, Stage.HEAD) and where.split is Split.RANKS
+    if is_vocabulary and len(tensor.shape) > 1 and tensor.shape[0]:
         elements = elements // tensor.shape[0] * _rounded(tensor.shape[0], VOCABULARY_ROWS)
     if tensor.dtype in _FLOATS and not where.is_scale:
-        return elements, 0
+        is_wide = where.is_decay or (where.is_router and build.has_wide_routers)
+        return (0, 4 * elements) if is_wide else (elements, 0)
     beside = elements * 2 if tensor.name.endswith("kv_b_proj.weight") else 0
     return 0, (elements * DTYPE_BITS[tensor.dtype] + 7) // 8 + beside
 
