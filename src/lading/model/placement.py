@@ -50,6 +50,15 @@ _COLUMNS = {
     "gate", "up", "fc_in", "Wi", "query", "key", "value", "f_b_proj", "g_b_proj", "b_proj", "q_conv1d", "k_conv1d",
     "v_conv1d", "linear_in", "q", "wi", "wi_0", "wi_1", "output_gate", "conv1d", "input_linear", "up_gated_layer",
 }  # fmt: skip
+_FUSES = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "query", "key", "value", "wq", "wk", "wv"), "qkv"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "gate_up"),
+    **dict.fromkeys(("w1", "w3"), "w13"),
+    **dict.fromkeys(("q_a_proj", "kv_a_proj_with_mqa"), "qkv_a"),
+    **dict.fromkeys(("in_proj_qkv", "in_proj_z"), "in_proj_qkvz"),
+    **dict.fromkeys(("in_proj_b", "in_proj_a"), "in_proj_ba"),
+}
+"""What engines load into one parameter."""
 _WHOLE = {"q_a_proj", "kv_a_proj_with_mqa", "kv_a_proj", "wq_a", "wkv_a", "fused_qkv_a_proj", "wk_indexer"}
 _MERGER = re.compile(r"merger\.mlp\.0\.weight$")  # of Qwen2-VL: two linear layers in a list
 _ROUTER = re.compile(
@@ -106,10 +115,12 @@ class Stage(Enum):
 class Place:
     """Where a tensor goes. ``layer`` is -1 for one in no layer; ``is_linear`` says that engines may quantise it.
 
+    ``parameter`` names what it is loaded into, alike in all layers and with all experts of one in one; ``block`` is the
+    layer of whatever it is a part of, a tower as well.
     ``is_scale`` says that it tells how another was quantised: engines keep it as it is. ``is_router`` and ``is_decay``
     say that it sends tokens to experts, or is the decay of a state, which engines hold in float32; ``is_pooler`` that
-    it is of an encoder's pooler. ``is_known`` is False for a layer of a kind that nothing here knows: all ranks are
-    taken to have the whole.
+    it is of an encoder's pooler, ``is_last_norm`` that it may be the norm behind a tower. ``is_known`` is False for a
+    layer of a kind that nothing here knows: all ranks are taken to have the whole.
     """
 
     stage: Stage
@@ -121,6 +132,9 @@ class Place:
     is_router: bool = False
     is_decay: bool = False
     is_pooler: bool = False
+    is_last_norm: bool = False
+    parameter: str = ""
+    block: int = -1
 
 
 def everywhere(model_type: str) -> frozenset[Stage]:
@@ -134,10 +148,11 @@ def everywhere(model_type: str) -> frozenset[Stage]:
 def place(name: str) -> Place | None:
     """Where the tensor of this name goes; None for a buffer that engines make themselves."""
     found = _place(_NUMBER.sub(".0", name))
-    if found is None or found.stage is not Stage.LAYER:
-        return found
     layer = _LAYER.search(name)
-    return replace(found, layer=int(layer[1])) if layer else found
+    if found is None or layer is None:
+        return found
+    number = int(layer[1])
+    return replace(found, layer=number if found.stage is Stage.LAYER else -1, block=number)
 
 
 @lru_cache(maxsize=4096)
@@ -162,13 +177,15 @@ def _place(name: str) -> Place | None:
         is_router=bool(_ROUTER.search(name)),
         is_decay=module == "A_log",
         is_pooler=bool(_POOLER.search(name)),
+        is_last_norm=".post_layernorm." in name,
+        parameter=_parameter(name),
     )
 
 
-def is_beyond(name: str, layers: int) -> bool:
-    """Whether a tensor of a tower for images lies behind its first ``layers`` layers: in others, or their last norm."""
-    number = _LAYER.search(name)
-    return int(number[1]) >= layers if number else ".post_layernorm." in name
+def _parameter(name: str) -> str:
+    stem = _PARAMETERS.sub("", name)
+    path, _, module = stem.rpartition(".")
+    return f"{path}.{_FUSES.get(module, module)}{name[len(stem) :]}"
 
 
 def _stage(name: str, module: str) -> Stage:
