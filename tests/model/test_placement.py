@@ -105,3 +105,11 @@ def test_a_mergers_layers_are_split_and_it_is_on_every_stage() -> None:
     )
     assert facts.weights
     assert facts.weights.rank_bytes(2, 2, Heads()) == (200, 200)
+
+
+@pytest.mark.parametrize(("model_type", "share"), [("llava", 2), ("llava_onevision", 1), ("internvl", 1)])
+def test_a_projector_is_split_where_its_class_splits_it(model_type: str, share: int) -> None:
+    tensor = Tensor("multi_modal_projector.linear_1.weight", "BF16", (10, 10))
+    facts = gather_facts({"architectures": ["AnyForCausalLM"], "model_type": model_type}, [tensor])
+    assert facts.weights
+    assert facts.weights.rank_bytes(2, 1, Heads()) == (200 // share,)

@@ -27,7 +27,7 @@ from lading.model.config import (
 )
 from lading.model.experts import EXPERT_SIZES, EXPERTS, EXPERTS_PER_TOKEN, first_of, has_wide_routers
 from lading.model.layers import thinned_heads
-from lading.model.placement import Stage, everywhere, place
+from lading.model.placement import Stage, everywhere, has_whole_projector, place
 from lading.model.quantization import Quantization, quantization_of
 from lading.model.rope import rope_numbers
 from lading.model.safetensors import Tensor
@@ -228,6 +228,7 @@ def _weights(
         tower_layers=tower_layers(config),
         has_wide_routers=has_wide_routers(text),
         has_pooler=_has_pooler(config),
+        has_whole_projector=has_whole_projector(identity(config)[1]),
     )
     return weight_table(tensors, build)
 

@@ -88,6 +88,12 @@ _WITH_EMBEDDING = {"lfm2", "lfm2_moe", "qwen3_5", "qwen3_5_moe"}
 """Model types whose classes in vLLM build the embedding, or it and the head, on every pipeline stage: in
 ``model_executor/models/`` of 0.32, those of ``SupportsPP`` that ask neither ``is_first_rank`` nor ``is_last_rank``."""
 
+_WITH_WHOLE_PROJECTOR = {
+    "audioflamingo3", "bee", "interns1", "internvl", "kimi_k25", "kimi_vl", "lfm2_vl", "llava_next_video",
+    "llava_onevision", "musicflamingo",
+}  # fmt: skip
+"""Model types whose projector from a tower is of ``nn.Linear`` or ``ReplicatedLinear`` in vLLM 0.32."""
+
 
 class Split(Enum):
     """How ranks share a tensor."""
@@ -119,8 +125,9 @@ class Place:
     layer of whatever it is a part of, a tower as well.
     ``is_scale`` says that it tells how another was quantised: engines keep it as it is. ``is_router`` and ``is_decay``
     say that it sends tokens to experts, or is the decay of a state, which engines hold in float32; ``is_pooler`` that
-    it is of an encoder's pooler, ``is_last_norm`` that it may be the norm behind a tower. ``is_known`` is False for a
-    layer of a kind that nothing here knows: all ranks are taken to have the whole.
+    it is of an encoder's pooler, ``is_last_norm`` that it may be the norm behind a tower, ``is_projector`` that it is
+    between one and the language model. ``is_known`` is False for a layer of a kind that nothing here knows: all ranks
+    are taken to have the whole.
     """
 
     stage: Stage
@@ -133,6 +140,7 @@ class Place:
     is_decay: bool = False
     is_pooler: bool = False
     is_last_norm: bool = False
+    is_projector: bool = False
     parameter: str = ""
     block: int = -1
 
@@ -143,6 +151,11 @@ def everywhere(model_type: str) -> frozenset[Stage]:
     if family in _WITH_BOTH:
         return frozenset({Stage.FIRST, Stage.HEAD})
     return frozenset({Stage.FIRST}) if family in _WITH_EMBEDDING else frozenset()
+
+
+def has_whole_projector(model_type: str) -> bool:
+    """Whether every rank has the whole of what lies between a tower and the language model."""
+    return model_type in _WITH_WHOLE_PROJECTOR
 
 
 def place(name: str) -> Place | None:
@@ -178,6 +191,7 @@ def _place(name: str) -> Place | None:
         is_decay=module == "A_log",
         is_pooler=bool(_POOLER.search(name)),
         is_last_norm=".post_layernorm." in name,
+        is_projector="multi_modal_projector." in name,
         parameter=_parameter(name),
     )
 

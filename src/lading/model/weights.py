@@ -61,7 +61,8 @@ class Build:
     by how much layers that were derived have to grow to come to what the files hold. ``everywhere`` are the parts of
     the first and the last pipeline stage that all stages have. ``tower_layers`` are those that are built of a tower for
     images, 0 for all. ``has_wide_routers`` says that routers are held in float32, ``has_pooler`` that the layer which
-    turns an encoder's first vector into another is built.
+    turns an encoder's first vector into another is built, ``has_whole_projector`` that every rank has all
+    of what lies between a tower and the language model.
     """
 
     layers: int = 0
@@ -78,6 +79,7 @@ class Build:
     tower_layers: int = 0
     has_wide_routers: bool = False
     has_pooler: bool = True
+    has_whole_projector: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ class WeightTable:
 
 def weight_table(tensors: Sequence[Tensor], build: Build) -> WeightTable:
     """Where the tensors go. A model of which ``build`` does not tell the layers has those that are there."""
-    kept = [(tensor, where) for tensor in tensors if (where := place(tensor.name))]
+    kept = [(tensor, where) for tensor in tensors if (where := _placed(tensor, build))]
     layers = build.layers or max((where.layer for _, where in kept), default=-1) + 1
     drafted = unknown = 0
     portions, parameters = _Sums(), defaultdict[tuple[str, int], _Sums](_Sums)
@@ -262,6 +264,13 @@ def weight_table(tensors: Sequence[Tensor], build: Build) -> WeightTable:
         parameters[where.parameter, where.block].add(where, held)
     build = replace(build, layers=layers)
     return WeightTable(portions.portions(), build, drafted, unknown, _alike(parameters.values()))
+
+
+def _placed(tensor: Tensor, build: Build) -> Place | None:
+    """Where the tensor goes in this model."""
+    where = place(tensor.name)
+    is_whole = where is not None and where.is_projector and build.has_whole_projector
+    return replace(where, split=Split.NONE) if where and is_whole else where
 
 
 class _Sums:
