@@ -54,10 +54,10 @@ def test_an_estimate_is_explained_term_by_term(tmp_path: Path) -> None:
     _, _, explained = done.stdout.partition("\n\n")
     first = explained.partition("\nvllm-bf16-tp2-pp1:")[0].splitlines()
     assert first[0].startswith("vllm-bf16-tp1-pp1: compatible: needs ")
-    names = ["weights", "rope_cache", "activation", "non_torch", "cuda_graphs", "kv_cache", "total", "KV"]
-    assert [line.split()[0] for line in first[1:9]] == names
-    assert all(line.count("#") + line.count(".") >= 20 for line in first[1:8])
-    assert "tokens in" in first[8]
+    names = ["weights", "rope_cache", "allocator", "activation", "non_torch", "cuda_graphs", "kv_cache", "total", "KV"]
+    assert [line.split()[0] for line in first[1:10]] == names
+    assert all(line.count("#") + line.count(".") >= 20 for line in first[1:9])
+    assert "tokens in" in first[9]
     two = explained.partition("\nvllm-bf16-tp2-pp1:")[2].partition("\nvllm-")[0].splitlines()
     assert [line.split()[:2] for line in two if "GPU" in line.split()[:1]] == [["GPU", "0"], ["GPU", "1"]]
 

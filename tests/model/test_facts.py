@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from lading.errors import MalformedModel
 from lading.model.facts import gather_facts, read_json_object
 from lading.model.safetensors import Tensor
-
-CONFIGS = Path(__file__).parents[1] / "assets/model-configs"
-
-
-def facts_of(name: str):
-    published = json.loads((CONFIGS / f"{name}.json").read_text())
-    return gather_facts(published["config"], (), quantization_file=published.get("hf_quant_config"))
+from tests.model.published import facts_of
 
 
 @pytest.mark.parametrize(
@@ -123,10 +114,16 @@ def test_a_config_without_identity_is_refused(config):
 
 @pytest.mark.parametrize("value", [None, "x", -1, True, [], 1.5])
 def test_fields_of_the_wrong_type_count_as_absent(value):
-    facts = gather_facts(LLAMA | {"num_hidden_layers": value, "max_position_embeddings": value}, ())
+    unknown = LLAMA | {"model_type": "no_class_knows_it"}
+    facts = gather_facts(unknown | {"num_hidden_layers": value, "max_position_embeddings": value}, ())
     assert facts.layers is None
     assert facts.max_model_len is None
     assert facts.kv is None
+
+
+def test_a_length_that_the_config_leaves_out_is_that_of_its_class():
+    falcon = {"architectures": ["FalconForCausalLM"], "model_type": "falcon"}
+    assert gather_facts(falcon, ()).max_model_len == 2048
 
 
 @pytest.mark.parametrize(("tp", "share"), [(1, 1), (2, 2), (4, 2)])

@@ -142,7 +142,7 @@ class TestSplitting:
             ("model.layers.0.self_attn.kv_a_proj_with_mqa.weight", 1),
             ("model.layers.0.self_attn.kv_b_proj.weight", 1 / 8),
             ("model.layers.0.input_layernorm.weight", 1),
-            ("backbone.layers.0.mixer.A_log", 1 / 8),
+            ("backbone.layers.0.mixer.A_log", 2 / 8),  # in float32
             ("transformer.h.0.attn.c_attn.weight", 32 / 40 / 8 + 8 / 40 / 4),
             ("lm_head.weight", 1 / 8),
             ("vision_tower.transformer.layers.0.attention.q_proj.weight", 1 / 8),

@@ -9,6 +9,8 @@ import pytest
 
 from lading.model.attention import Kind, KvLayout
 from lading.model.facts import ModelFacts
+from lading.model.safetensors import Tensor
+from lading.model.weights import Build, weight_table
 from lading.profiles.memory import estimate
 from lading.profiles.options import Speculation
 from lading.profiles.profile import Profile
@@ -71,6 +73,18 @@ def test_a_float32_model_takes_twice_the_weights_and_cache_and_wider_logits() ->
     assert term(full, "weights") == 2 * term(half, "weights")
     assert full.kv_bytes_per_request == 2 * half.kv_bytes_per_request
     assert term(full, "activation") / GIB == pytest.approx(2.21, abs=0.03)  # a published log
+
+
+def test_the_rest_of_each_segment_is_taken_from_the_pool() -> None:
+    odd = [Tensor(f"model.layers.{number}.mlp.down_proj.weight", "BF16", (1024, 11 * 512)) for number in range(2)]
+    tower = Tensor("visual.blocks.0.mlp.fc1.weight", "BF16", (1024, 11 * 512))
+    table = weight_table([*odd, tower], Build(layers=2))
+    rounded, even = replace(LLAMA, weights=table), replace(LLAMA, weights=replace(table, parameters=()))
+    taken, spared = (estimate(each, profile(), target()).ranks[0] for each in (rounded, even))
+    assert term(taken, "allocator") == 3 * MIB
+    assert spared.kv_pool_bytes - taken.kv_pool_bytes == 3 * MIB
+    assert term(estimate(rounded, profile(), target(language_model_only=True)).ranks[0], "allocator") == 2 * MIB
+    assert term(estimate(rounded, profile(), target(cpu_offload_bytes=GIB)).ranks[0], "allocator") == 0
 
 
 def test_a_wide_layer_outweighs_a_small_vocabulary() -> None:

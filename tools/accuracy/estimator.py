@@ -64,7 +64,7 @@ def estimate_record(record: Record, model: Model) -> Estimated:
     rank = needs.ranks[0]
     tokens = min(each.kv_pool_tokens for each in needs.ranks)
     return Estimated(
-        weights_bytes=rank.bytes_of("weights", "rope_cache"),  # the engine's "model loading" counts both
+        weights_bytes=rank.bytes_of("weights", "rope_cache", "allocator"),  # the engine's "model loading" counts all
         activation_bytes=rank.bytes_of("activation", "encoder"),
         non_torch_bytes=rank.bytes_of("non_torch"),
         graph_bytes=rank.bytes_of("cuda_graphs"),

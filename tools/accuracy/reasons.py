@@ -30,7 +30,6 @@ _REASONS: tuple[tuple[str, frozenset[Measure], Callable[[Record], bool]], ...] =
     ("the encoder's part of the profile run", _BESIDE_WEIGHTS - {Measure.GRAPHS}, _has_tower),
     ("the pool is small beside what is subtracted", _POOLS, lambda record: (record.kv_bytes or 0) < _SMALL_POOL_BYTES),
     ("the log does not tell the number of sequences", _BESIDE_WEIGHTS, lambda record: record.sequences is None),
-    ("the allocator rounds large tensors up to 2 MiB", frozenset({Measure.WEIGHTS}), lambda _: True),
     ("captures differ by kernel and by what is compiled", frozenset({Measure.GRAPHS}), lambda _: True),
     ("all-reduce buffers differ by machine", frozenset({Measure.NON_TORCH}), lambda record: record.tp > 1),
 )

@@ -23,7 +23,7 @@ _GROUPS = (
 )
 _BAR_WIDTH = 20
 _JSON_TERMS = {
-    "weights_bytes": ("weights", "rope_cache"),
+    "weights_bytes": ("weights", "rope_cache", "allocator"),
     "activation_bytes": ("activation", "encoder"),
     "non_torch_bytes": ("non_torch", "engine_reserve"),
     "cuda_graph_bytes": ("cuda_graphs",),

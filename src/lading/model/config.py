@@ -67,6 +67,13 @@ _DEFAULTS: dict[str, dict[str, int]] = {
     }.items()
 }
 
+TIED_BY_CLASS = {
+    "bloom", "cohere", "cohere2", "cohere2_moe", "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3", "gemma3_text",
+    "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gpt2", "gpt_bigcode", "lfm2", "lfm2_moe", "mamba", "minicpm3",
+    "mpt", "opt", "recurrent_gemma", "smollm3", "starcoder2", "t5", "whisper", "zamba2",
+}  # fmt: skip
+"""Model types of language models whose head is the embedding where the config is silent."""
+
 
 def whole(table: Mapping[str, Any], *keys: str) -> int:
     """The first of the keys that is a positive whole number, written as ``1`` or ``1.0``; 0 for none."""
@@ -115,7 +122,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return (_defaults(nested) if nested is not config else {}) | merged
 
 
-def _defaults(nested: Mapping[str, Any]) -> dict[str, Any]:
+def _defaults(nested: Mapping[str, Any]) -> dict[str, int]:
     return dict(_DEFAULTS.get(type_of(nested), {}))
 
 
@@ -165,12 +172,20 @@ def identity(config: Mapping[str, Any]) -> tuple[str, str]:
     return (first if isinstance(first, str) else ""), (model_type if isinstance(model_type, str) else "")
 
 
+def own_positions(text: Mapping[str, Any]) -> int:
+    """The positions that the config names, or its class does where it names none; 0 for neither."""
+    named = next((size for key in _LENGTHS if (size := whole(text, key))), 0)
+    found = named or _defaults(text).get("max_position_embeddings", 0)
+    return found if found < _MOST_LENGTH else 0
+
+
 def max_model_len(text: Mapping[str, Any]) -> int | None:
     """The longest sequence the engine derives: positions, times the rope factor for the kinds that stretch them."""
     lengths: Iterable[int] = (whole(text, key) for key in _LENGTHS)
     found = [length for length in lengths if 0 < length < _MOST_LENGTH]
-    if not found:
+    if not (found or own_positions(text)):
         return None
+    found = found or [own_positions(text)]
     rope = table(text.get("rope_scaling")) or table(text.get("rope_parameters"))
     kind = rope.get("rope_type", rope.get("type", "default"))
     factor = rope.get("factor", 1)
@@ -181,16 +196,3 @@ def max_model_len(text: Mapping[str, Any]) -> int | None:
     original = whole(rope, "original_max_position_embeddings")
     base = original if kind.endswith("yarn") and original else min(found)
     return int(base * factor) or None
-
-
-def rotary_dim(text: Mapping[str, Any], head_dim: int | None) -> int:
-    """How many of a head's dimensions are turned by position; 0 for a model without rotary positions."""
-    rope = table(text.get("rope_parameters"))
-    named = ("rope_theta", "rope_scaling", "qk_rope_head_dim", "rotary_dim", "partial_rotary_factor", "rotary_pct")
-    if not (rope or any(text.get(key) for key in named)):
-        return 0
-    if own := whole(text, "qk_rope_head_dim", "rotary_dim"):
-        return own
-    share = text.get("partial_rotary_factor", rope.get("partial_rotary_factor", text.get("rotary_pct", 1.0)))
-    is_share = isinstance(share, int | float) and 0 < share <= 1
-    return int((head_dim or 0) * share) if is_share else head_dim or 0

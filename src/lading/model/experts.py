@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lading.model.config import listed, whole, whole_number
+from lading.model.config import listed, type_of, whole, whole_number
 
 EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts", "num_routed_experts")
 EXPERTS_PER_TOKEN = (
@@ -16,7 +16,11 @@ EXPERT_SIZES = (
     "moe_intermediate_size", "expert_intermediate_size", "ffn_expert_hidden_size", "expert_ffn_hidden_size",
     "intermediate_size", "ffn_hidden_size",
 )  # fmt: skip
-
+_WIDE_ROUTERS = {
+    "afmoe", "bailing_moe_v3", "ernie4_5_moe", "ernie4_5_vl_moe", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "hy_v3",
+    "minimax_m2", "step3p5",
+}  # fmt: skip
+"""Model types whose classes in vLLM 0.32 make routers with ``params_dtype=torch.float32``."""
 
 _SPARSE = ("sparse", "moe", "hash_moe", "E")
 
@@ -68,3 +72,9 @@ def _by_rule(text: Mapping[str, Any], number: int) -> bool:
     if step and (number + 1) % step:
         return False
     return number % (whole(text, "moe_layer_freq") or 1) == 0
+
+
+def has_wide_routers(text: Mapping[str, Any]) -> bool:
+    """Whether the engine holds the routers in float32, by the family or as the config asks."""
+    asked = [text.get(key) for key in ("router_dtype", "moe_router_dtype")]
+    return type_of(text).removesuffix("_text") in _WIDE_ROUTERS or any(each in ("fp32", "float32") for each in asked)

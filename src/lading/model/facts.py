@@ -16,22 +16,23 @@ from lading.errors import MalformedModel
 from lading.model.attention import KvLayout, kv_layout, odd_heads
 from lading.model.config import (
     CONFIG_FILE,
+    TIED_BY_CLASS,
     Sizes,
     identity,
     max_model_len,
     named_sizes,
-    rotary_dim,
     text_config,
     type_of,
     whole,
 )
-from lading.model.experts import EXPERT_SIZES, EXPERTS, EXPERTS_PER_TOKEN, first_of
+from lading.model.experts import EXPERT_SIZES, EXPERTS, EXPERTS_PER_TOKEN, first_of, has_wide_routers
 from lading.model.layers import thinned_heads
-from lading.model.placement import Stage, place
+from lading.model.placement import Stage, everywhere, has_whole_projector, place
 from lading.model.quantization import Quantization, quantization_of
+from lading.model.rope import rope_numbers
 from lading.model.safetensors import Tensor
 from lading.model.states import state_of
-from lading.model.towers import AudioFacts, VisionFacts, audio_of, vision_of
+from lading.model.towers import AudioFacts, VisionFacts, audio_of, tower_layers, vision_of
 from lading.model.weights import Build, WeightTable, weight_table
 
 __all__ = ["CONFIG_FILE", "QUANTIZATION_FILE", "ModelFacts", "gather_facts", "read_json_object"]
@@ -66,10 +67,11 @@ class ModelFacts:
     ``weights_bytes`` are the bytes that the engine will hold, all ranks together. ``kv`` says what a request takes of
     the KV cache; None where the config does not tell, or for an encoder, which keeps none (``is_encoder``). ``notes``
     say in sentences what could not be known. ``weights`` says where the weights go when they are split; None where they
-    could not be read. ``rotary_dim`` is 0 without rotary positions; ``experts_per_token`` and ``experts`` are 0 without
-    experts, whose inner size is ``expert_size``. ``pooling`` says that the model gives vectors or scores, no text.
-    ``draft_layers`` are those for multi-token prediction, which are loaded for speculative decoding alone.
-    ``quantization_group`` is how many weights of a row share a scale (the side of a block of fp8), 0 for none.
+    could not be read. ``rope_numbers`` are those of the tables of rotary positions. ``experts_per_token`` and
+    ``experts`` are 0 without experts, whose inner size is ``expert_size``. ``pooling`` says that the model gives
+    vectors or scores, no text. ``draft_layers`` are those for multi-token prediction, which are loaded for speculative
+    decoding alone. ``quantization_group`` is how many weights of a row share a scale (the side of a block of fp8), 0
+    for none.
     """
 
     architecture: str
@@ -90,7 +92,7 @@ class ModelFacts:
     kv: KvLayout | None = None
     notes: tuple[str, ...] = ()
     weights: WeightTable | None = None
-    rotary_dim: int = 0
+    rope_numbers: int = 0
     experts_per_token: int = 0
     expert_size: int = 0
     experts: int = 0
@@ -103,8 +105,8 @@ class ModelFacts:
 
     @property
     def rope_cache_bytes(self) -> int:
-        """The table of rotary positions that every rank keeps, in 16 bit: one row for each position."""
-        return (self.max_model_len or 0) * self.rotary_dim * 2
+        """The tables of rotary positions that every rank keeps, in 16 bit."""
+        return self.rope_numbers * 2
 
 
 def read_json_object(path: str, data: bytes) -> dict[str, Any]:
@@ -153,7 +155,7 @@ def gather_facts(
         has_remote_code=bool(config.get("auto_map")),
         kv=None if is_encoder else _kv(text, sizes, quantization),
         weights=weights,
-        rotary_dim=rotary_dim(text, sizes["head_dim"]),
+        rope_numbers=rope_numbers(text, sizes["head_dim"]),
         experts_per_token=first_of(text, *EXPERTS_PER_TOKEN),
         expert_size=first_of(text, *EXPERT_SIZES),
         experts=first_of(text, *EXPERTS),
@@ -210,11 +212,10 @@ def _weights(
     quantization: Quantization | None,
     layer_scale: float,
 ) -> WeightTable:
-    declared = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     groups, share = _state_groups(text, sizes)
     build = Build(
         layers=sizes["layers"] or 0,
-        is_tied=declared is True or (declared is not False and not _has_head(tensors)),
+        is_tied=_is_tied(config, text, tensors),
         experts=first_of(text, *EXPERTS),
         expert_inner=first_of(text, *EXPERT_SIZES),
         hidden=sizes["hidden_size"] or 0,
@@ -223,8 +224,27 @@ def _weights(
         state_groups=groups,
         group_share=share,
         layer_scale=layer_scale,
+        everywhere=everywhere(type_of(text)),
+        tower_layers=tower_layers(config),
+        has_wide_routers=has_wide_routers(text),
+        has_pooler=_has_pooler(config),
+        has_whole_projector=has_whole_projector(identity(config)[1]),
     )
     return weight_table(tensors, build)
+
+
+def _is_tied(config: Mapping[str, Any], text: Mapping[str, Any], tensors: Sequence[Tensor]) -> bool:
+    """Whether the head is the embedding: as declared, else by the class, else where the files have no head."""
+    declared = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    if isinstance(declared, bool):
+        return declared
+    return type_of(text) in TIED_BY_CLASS or not _has_head(tensors)
+
+
+def _has_pooler(config: Mapping[str, Any]) -> bool:
+    """Whether the engine builds an encoder's pooler: for scores it does, for vectors it takes those of the tokens."""
+    architecture, _ = identity(config)
+    return "SequenceClassification" in architecture or not _is_pooling(architecture)
 
 
 def _has_head(tensors: Sequence[Tensor]) -> bool:

@@ -102,6 +102,15 @@ def audio_of(config: Mapping[str, Any]) -> AudioFacts | None:
     )
 
 
+def tower_layers(config: Mapping[str, Any]) -> int:
+    """How many layers of the tower for images are built: up to the deepest that is read; 0 for all."""
+    count = whole(_part(config, _VISION), "num_hidden_layers")
+    named = config.get("vision_feature_layer", config.get("select_layer"))
+    read = [each for each in listed(named) or [named] if type(each) is int]
+    deepest = max((each if each >= 0 else count + each + 1 for each in read), default=0)
+    return deepest if 0 < deepest < count else 0
+
+
 def _part(config: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:
     for holder in (config, table(config.get("thinker_config"))):
         for name in names:

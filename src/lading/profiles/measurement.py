@@ -77,7 +77,7 @@ class Measurement:
 
 
 TERMS = ("weights", "activation", "non_torch", "cuda_graphs", "kv_pool", "kv_pool_tokens")
-_WITH_THE_WEIGHTS = ("weights", "rope_cache", "lora")
+_WITH_THE_WEIGHTS = ("weights", "rope_cache", "allocator", "lora")
 _NAMES = ("weights", "activation", "non-torch", "CUDA graphs", "KV pool", "KV pool")
 _LEAST = frozenset({"kv_pool_bytes", "kv_pool_tokens"})
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import TypedDict
 
 from lading.model.attention import KvLayout
 from lading.model.facts import ModelFacts
 from lading.model.placement import Stage
-from lading.model.weights import ONLINE_BYTES, Heads, stage_layers
+from lading.model.weights import ONLINE_BYTES, Heads, WeightTable, stage_layers
 from lading.profiles.options import DTYPE_BYTES, EngineOptions
 from lading.profiles.profile import Profile
 from lading.profiles.terms import Term
@@ -26,6 +27,7 @@ class RankSizes:
     """What is known of one rank before any engine's own accounting: its place, its weights and its cache.
 
     ``layers`` are those of its stage, and ``share`` what they are of all; ``layout`` is that of all layers.
+    ``allocator`` is what PyTorch takes of a GPU beyond the weights while it loads them.
     """
 
     rank: int
@@ -34,6 +36,7 @@ class RankSizes:
     layers: int
     share: float
     weights: tuple[Term, ...]
+    allocator: Term
     layout: KvLayout | None
 
     @property
@@ -51,6 +54,7 @@ def rank_sizes(facts: ModelFacts, profile: Profile, options: EngineOptions) -> t
     """The ranks of a profile in the engine's order: stage by stage, within a stage the tensor-parallel ranks."""
     stages = stage_layers(facts.layers or 0, profile.pp)
     weights, layout = _stage_weights(facts, profile, options), kv_layout(facts, options)
+    rounding = _stage_rounding(facts, profile, options)
     return tuple(
         RankSizes(
             rank=stage * profile.tp + number,
@@ -59,6 +63,7 @@ def rank_sizes(facts: ModelFacts, profile: Profile, options: EngineOptions) -> t
             layers=len(stages[stage]),
             share=len(stages[stage]) / facts.layers if facts.layers else 1 / profile.pp,
             weights=weights[stage],
+            allocator=Term("allocator", rounding[stage], "PyTorch's segments are multiples of 2 MiB"),
             layout=layout,
         )
         for stage in range(profile.pp)
@@ -105,18 +110,38 @@ def _stage_bytes(
     if facts.weights is None:
         share = (ONLINE_BYTES[online] if online else options.element_bytes) / 2
         return (ceil(facts.weights_bytes * share / profile.ranks),) * profile.pp
-    table = facts.weights
-    if options.language_model_only:
-        table = replace(table, portions=tuple(each for each in table.portions if each.stage is not Stage.TOWER))
+    heads, how = Heads(facts.attention_heads or 0, facts.kv_heads or 0), _loading(profile, options, online)
+    return _loaded(facts.weights, options).rank_bytes(profile.tp, profile.pp, heads, **how)
+
+
+def _stage_rounding(facts: ModelFacts, profile: Profile, options: EngineOptions) -> tuple[int, ...]:
+    if facts.weights is None or options.cpu_offload_bytes:
+        return (0,) * profile.pp
     heads = Heads(facts.attention_heads or 0, facts.kv_heads or 0)
-    return table.rank_bytes(
-        profile.tp,
-        profile.pp,
-        heads,
-        quantize=online,
-        expert_ranks=profile.tp * options.data_parallel if options.expert_parallel else 0,
-        number_bytes=options.element_bytes,
-    )
+    how = _loading(profile, options, quantization_of(facts, profile, options))
+    return _loaded(facts.weights, options).rounding_bytes(profile.tp, profile.pp, heads, **how)
+
+
+def _loaded(table: WeightTable, options: EngineOptions) -> WeightTable:
+    """What of the weights is loaded."""
+    if not options.language_model_only:
+        return table
+    portions = tuple(each for each in table.portions if each.stage is not Stage.TOWER)
+    parameters = tuple(each for each in table.parameters if each.parts[0].stage is not Stage.TOWER)
+    return replace(table, portions=portions, parameters=parameters)
+
+
+class _Loading(TypedDict):
+    """How a table's ranks hold it, as its methods take it."""
+
+    quantize: str | None
+    expert_ranks: int
+    number_bytes: float
+
+
+def _loading(profile: Profile, options: EngineOptions, online: str | None) -> _Loading:
+    expert_ranks = profile.tp * options.data_parallel if options.expert_parallel else 0
+    return _Loading(quantize=online, expert_ranks=expert_ranks, number_bytes=options.element_bytes)
 
 
 def _how(facts: ModelFacts, profile: Profile, options: EngineOptions, online: str | None) -> str:

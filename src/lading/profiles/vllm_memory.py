@@ -84,7 +84,7 @@ def _limits(row: Row, target: Target, length: int) -> tuple[int, int]:
 def _rank(run: Run, sizes: RankSizes) -> RankEstimate:
     facts, profile, options = run.facts, run.profile, run.target.options
     activation = activation_term(run, sizes)
-    terms = [*sizes.weights, activation, non_torch_term(run)]
+    terms = [*sizes.weights, sizes.allocator, activation, non_torch_term(run)]
     if facts.vision and options.reads_images and sizes.is_first:
         terms.append(encoder_term(facts, facts.vision, run.batched_tokens, activation.size_bytes, options))
     if profile.lora:
