@@ -116,13 +116,23 @@ def test_layers_that_are_not_alike_are_scaled_to_what_the_files_hold() -> None:
     assert any("were scaled by" in note for note in facts.notes)
 
 
-def test_what_lies_here_is_read_whole_whatever_it_costs(tmp_path: Path) -> None:
-    files = model_files(QWEN_30B, sharded(qwen_moe(QWEN_30B), 4))
+@pytest.mark.parametrize(
+    ("config", "tensors"),
+    [
+        pytest.param(QWEN_30B, qwen_moe(QWEN_30B), id="many tensors"),
+        pytest.param(DEEPSEEK_V3, deepseek(DEEPSEEK_V3), id="an index that is longer than the budget"),
+    ],
+)
+def test_what_lies_here_is_read_whole_whatever_it_costs(
+    tmp_path: Path, config: Mapping[str, Any], tensors: list[Tensor]
+) -> None:
+    files = model_files(config, sharded(tensors, 4))
     write_sparse(tmp_path, files)
     source = SparseSource().put(files)
     facts = look(source, lambda entry: tmp_path / entry.path)
-    assert (source.requests, facts.notes) == ([], ())
-    assert facts.parameters == sum(tensor.elements for tensor in qwen_moe(QWEN_30B))
+    assert not source.requests
+    assert not [note for note in facts.notes if "were read" in note]
+    assert facts.parameters == sum(tensor.elements for tensor in tensors)
 
 
 def test_of_two_numberings_that_of_the_index_counts() -> None:

@@ -20,6 +20,7 @@ COMMANDS = (
     (),
     ("serve",),
     ("list-model-profiles",),
+    ("plan",),
     ("doctor",),
     ("cache",),
     ("cache", "list"),

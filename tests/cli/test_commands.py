@@ -87,7 +87,7 @@ def test_removing_nothing_frees_nothing(environ):
     assert run(["engine", "remove"], environ).stdout == "removed, 0 B freed\n"
 
 
-@pytest.mark.parametrize("arguments", [["engine"], ["engine", "fly"], ["list-model-profiles", "--nosuch"]])
+@pytest.mark.parametrize("arguments", [["engine"], ["engine", "fly"], ["plan", "--format", "yaml"]])
 def test_wrong_arguments_show_the_usage(environ, arguments):
     done = run(arguments, environ)
     assert done.returncode == 2

@@ -19,6 +19,13 @@ def test_generated_documents_are_current(path):
     assert path.read_text() == DOCUMENTS[path], "run `make docs`"
 
 
+def test_every_command_has_its_help_among_the_documents():
+    text = (ROOT / "docs/reference/commands.md").read_text()
+    overview = text.partition("commands:")[2].partition("```")[0]
+    named = set(re.findall(r"^    ([a-z-]+)", overview, re.MULTILINE))
+    assert named - {"settings"} <= set(re.findall(r"^## `lading ([a-z-]+)`", text, re.MULTILINE))
+
+
 def markdown_files() -> list[Path]:
     return [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 

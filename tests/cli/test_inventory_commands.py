@@ -125,3 +125,62 @@ def test_a_machine_that_nobody_knows_is_one_clear_error(tmp_path: Path, command:
     assert done.returncode == 2
     assert "the catalogue has no GPU 'H1000'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_flags_that_no_estimate_reads_are_named_and_passed_over(tmp_path: Path) -> None:
+    done = run(["list-model-profiles", "--swap-space", "4", "demo", "--gpus", "L4"], environment(tmp_path))
+    assert done.returncode == 2, "a bare word behind an unknown flag is its value"
+    done = run(["list-model-profiles", "demo", "--swap-space", "4", "--gpus", "L4"], environment(tmp_path))
+    assert done.returncode == 0
+    assert "not counted: --swap-space" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--gpus=", "--engine=", "--max-model-len=infk", "--block-size=0", "--dtype=int3"])
+def test_a_value_that_says_nothing_is_one_clear_error(tmp_path: Path, flag: str) -> None:
+    done = run(["list-model-profiles", "demo", flag], environment(tmp_path))
+    assert done.returncode == 2
+    assert "try: " in done.stderr
+    assert "Lading itself failed" not in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["vllm==0.19.0", "vllm", "sglang", "tensorrt_llm"])
+def test_the_figures_of_each_rank_add_up_and_none_is_negative(tmp_path: Path, engine: str) -> None:
+    for machine in ("2xH100", "H100-80GB:1g.10gb"):
+        found = listed(tmp_path, "--gpus", machine, "--engine", engine)
+        for each in found.values():
+            rank = each["ranks"][each["binding_rank"]]
+            assert all(figure >= 0 for figure in rank.values())
+            parts = ("weights", "activation", "non_torch", "lora")
+            held = sum(rank[f"{part}_bytes"] for part in parts) + rank["kv_bytes_per_request"]
+            assert each["required_bytes_per_gpu"] - held in (0, rank["cuda_graph_bytes"])
+
+
+def test_the_listing_has_the_headings_of_nim_in_their_order(tmp_path: Path) -> None:
+    done = run(["list-model-profiles", "demo", "--gpus", "L4"], environment(tmp_path))
+    assert [line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith("- ")] == [
+        "- Free GPUs",
+        "- Non-free GPUs",
+        "- Compatible with system and runnable",
+        "- Compatible with system but low memory",
+        "- Compilable to TRT-LLM using just-in-time compilation of HF models to TRTLLM engines",
+        "- Incompatible with system",
+    ]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm==0.33.0", "vllm==0.19.0"])
+def test_an_architecture_that_no_release_runs_is_said_before_any_download(tmp_path: Path, engine: str) -> None:
+    files = tiny_model()
+    config = {**json.loads(files["config.json"]), "architectures": ["Lama9ForCausalLM"]}
+    with HubSimulator() as hub:
+        hub.add_model("demo/new", {**files, "config.json": json.dumps(config).encode()})
+        environ = environment(tmp_path, HF_ENDPOINT=hub.endpoint)
+        done = run(["list-model-profiles", "hf://demo/new", "--gpus", "L4", "--engine", engine], environ)
+        planned = run(["plan", "hf://demo/new", "--engine", engine], environ)
+        told = run(
+            ["list-model-profiles", "hf://demo/new", "--gpus", "L4", "--engine", f"{engine}", "--trust-remote-code"],
+            environ,
+        )
+    assert "- Compatible with system and runnable: <None>" in done.stdout
+    assert "does not run 'Lama9ForCausalLM' models; its nearest names are Llama" in done.stdout
+    assert "does not run 'Lama9ForCausalLM' models" in planned.stdout
+    assert "- Compatible with system and runnable: <None>" not in told.stdout

@@ -154,3 +154,10 @@ def test_a_file_that_is_none_is_one_clear_error(tmp_path: Path, text: str) -> No
         described(str(tmp_path / "machine.json"))
     with pytest.raises(UsageError, match="cannot be read"):
         described(str(tmp_path / "nothing.json"))
+
+
+@pytest.mark.parametrize("name", ["H1000", "xH100", "8 H100", "H100x8"])
+def test_the_nearest_names_count_what_gpus_are_called_without_their_size(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        described(name)
+    assert str(caught.value.remedy).startswith("did you mean H100-80GB")

@@ -16,7 +16,7 @@ from lading.profiles.options import EngineOptions
 from lading.profiles.profile import Profile
 from lading.profiles.select import select
 from lading.profiles.terms import KvNeed, RankEstimate
-from lading.units import GIB, MIB
+from lading.units import GIB, MIB, format_bytes
 from tests.profiles.situations import (
     CPU_VLLM,
     GPU_VLLM,
@@ -145,7 +145,7 @@ def test_unset_takes_the_fewest_devices_without_lora_and_says_why_not_the_others
     assert selection.chosen.profile.name == "vllm-bf16-tp1-pp1"
     assert "fewest devices" in selection.reason
     why_not = {each.profile.name: why for each, why in selection.others}
-    assert "2 devices where 1 do" in why_not["vllm-bf16-tp2-pp1"]
+    assert "2 devices where 1 does" in why_not["vllm-bf16-tp2-pp1"]
     assert "LoRA was not asked for" in why_not["vllm-bf16-tp1-pp1-feat_lora"]
 
 
@@ -217,3 +217,35 @@ def test_the_cpu_kv_pool_follows_the_granted_ram(facts, machine, low, high):
     assert pool % MIB == 0
     assert low <= pool <= high
     assert pool >= needs.kv_bytes
+
+
+@pytest.mark.parametrize(
+    ("asked", "gib", "verdict", "suggested"),
+    [
+        (131_072, 80, Verdict.COMPATIBLE, None),
+        (131_073, 80, Verdict.INCOMPATIBLE, 131_072),
+        (10**9, 80, Verdict.INCOMPATIBLE, 131_072),
+    ],
+)
+def test_no_more_tokens_than_the_model_was_made_for(asked, gib, verdict, suggested):
+    wish = Wish(options=EngineOptions(max_model_len=asked))
+    found = fit_named(fits_of(LLAMA_8B, server(gib * GIB), wish), "vllm-bf16-tp1-pp1")
+    assert (found.verdict, found.suggested_max_model_len) == (verdict, suggested)
+    if suggested:
+        assert found.remedy == f"--max-model-len={suggested}"
+        stretched = fits_of(LLAMA_8B, server(gib * GIB), replace(wish, any_length=True))
+        assert fit_named(stretched, "vllm-bf16-tp1-pp1").reason != found.reason
+
+
+def test_a_length_that_is_too_long_for_memory_and_model_gets_the_one_that_starts():
+    wish = Wish(options=EngineOptions(max_model_len=10**9))
+    found = fit_named(fits_of(LLAMA_8B, server(24 * GIB), wish), "vllm-bf16-tp1-pp1")
+    assert found.verdict is Verdict.LOW_MEMORY
+    assert 0 < found.suggested_max_model_len < 131_072
+
+
+def test_what_is_too_large_at_any_length_says_what_a_short_one_needs():
+    found = fit_named(fits_of(LLAMA_8B, server(8 * GIB)), "vllm-bf16-tp1-pp1")
+    assert found.verdict is Verdict.INCOMPATIBLE
+    assert "even for no more than 2048 tokens" in found.reason
+    assert format_bytes(found.needed_bytes) not in found.reason

@@ -137,7 +137,7 @@ def test_every_profile_leaves_a_line() -> None:
     assert len(selection.lines) == len(EIGHT) + 1
     assert selection.lines[0].startswith(f"chosen: vllm-bf16-tp1-pp1 ({selection.chosen.profile.id}), because: fits on")
     not_chosen = {line.split()[2].rstrip(","): line for line in selection.lines[1:-1]}
-    assert not_chosen["vllm-bf16-tp2-pp1"].endswith("because: runs, but takes 2 devices where 1 do")
+    assert not_chosen["vllm-bf16-tp2-pp1"].endswith("because: runs, but takes 2 devices where 1 does")
     assert not_chosen["vllm-fp8-tp1-pp1"].endswith("only done when asked for by name")
     assert "needs 16 GPUs" in not_chosen["vllm-bf16-tp8-pp2"]
     assert selection.lines[-1] == "7 of 8 GPUs stay idle: --tensor-parallel-size 8 would use 8"
@@ -212,3 +212,12 @@ def test_a_warm_up_that_will_not_fit_beside_the_graphs_is_foreseen(
     assert found.verdict is verdict
     if verdict is Verdict.LOW_MEMORY:
         assert "--gpu-memory-utilization=0.9" in str(found.remedy)
+
+
+def test_where_nothing_runs_the_reason_is_that_of_the_profile_that_lacks_the_fewest_gpus() -> None:
+    wish = Wish(tp=8)
+    with pytest.raises(NoRunnableProfile, match="tp8-pp1 does not run on this machine: needs 8 GPUs"):
+        select(fits_of(LLAMA_8B, server(count=4), wish), wish, gpus=4)
+    long = Wish(options=EngineOptions(max_model_len=200_000))
+    with pytest.raises(NoRunnableProfile, match="200000 tokens were asked for"):
+        select(fits_of(LLAMA_8B, server(count=4), long), long, gpus=4)

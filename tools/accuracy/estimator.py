@@ -87,7 +87,9 @@ def stage_weights(model: Model, tp: int, pp: int) -> tuple[int, ...]:
 
 def _endless(situation: Situation) -> Situation:
     wish = situation.wish
-    return situation._replace(wish=replace(wish, options=replace(wish.options, max_model_len=_ENDLESS)))
+    return situation._replace(
+        wish=replace(wish, any_length=True, options=replace(wish.options, max_model_len=_ENDLESS))
+    )
 
 
 def _situation(record: Record, model: Model) -> Situation:

@@ -123,6 +123,12 @@ class Backend(Protocol):
     def support(self, installation: Installation, architecture: str) -> Support:
         """What an installation can do with an architecture. Reads files, starts nothing."""
 
+    def known_architectures(self, version: str) -> frozenset[str]:
+        """What a release that need not be here runs at most; of any release where ``version`` is empty.
+
+        Empty where that is not known.
+        """
+
     def endpoint(self, installation: Installation, directory: Path) -> Endpoint:
         """Where a new engine shall listen: a socket in ``directory``, or a free loopback port."""
 

@@ -106,6 +106,12 @@ class VllmBackend:
 
         return support_of(architecture, installation.version, installation.packages)
 
+    def known_architectures(self, version: str) -> frozenset[str]:
+        """Those of the table of releases, which knows none newer than itself."""
+        from lading.backends.vllm_support import known_architectures
+
+        return known_architectures(version)
+
     def endpoint(self, installation: Installation, directory: Path) -> Endpoint:
         """A Unix socket where this version takes one and the path is short enough, else a free loopback port."""
         socket_path = directory / "engine.sock"

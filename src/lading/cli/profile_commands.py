@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING
 from lading.backends.engine_options import read_wish
 from lading.backends.interface import Installation
 from lading.backends.members import BACKENDS
-from lading.cli.commands import Session, arguments_of, found_installations, globs_of, model_named, surroundings_of
+from lading.cli.commands import (
+    Session,
+    arguments_of,
+    found_installations,
+    globs_of,
+    model_named,
+    surroundings_of,
+    whole_wish,
+)
 from lading.cli.engine_flags import DEFAULT_ENGINE, parse_engine
+from lading.events import Note
+from lading.hardware.inventory import Device
 from lading.profiles.fit import Wish
 
 if TYPE_CHECKING:
@@ -22,7 +32,7 @@ class Enquiry:
     """What was asked of an estimate.
 
     ``gpus`` describes another machine, ``engine`` names an engine that need not be here, ``engine_tokens`` are its
-    flags; None and none: this machine, the engines on it, their defaults.
+    flags, of which ``unread_flags`` are not counted; None and none: this machine, its engines, their defaults.
     """
 
     model: str | None
@@ -32,6 +42,7 @@ class Enquiry:
     gpus: str | None = None
     engine: str | None = None
     engine_tokens: tuple[str, ...] = ()
+    unread_flags: tuple[str, ...] = ()
 
 
 def list_model_profiles(enquiry: Enquiry, session: Session) -> int:
@@ -39,6 +50,8 @@ def list_model_profiles(enquiry: Enquiry, session: Session) -> int:
     from lading.cli.render_profiles import render_explanation, render_listing, render_listing_json
 
     listing, machine = _listed(enquiry, session)
+    for warning in dict.fromkeys(each.warning for each in listing.fits if each.warning):
+        session.report(Note(warning, "WARNING"))
     render = render_listing_json if enquiry.as_json else render_listing
     sys.stdout.write(render(listing, machine.inventory))
     if enquiry.explain and not enquiry.as_json:
@@ -67,7 +80,9 @@ def _listed(enquiry: Enquiry, session: Session) -> tuple[Listing, Machine]:
 
     uri = model_named(enquiry.model, session.settings)
     world = surroundings_of(session)
-    machine = _machine(enquiry, session) if enquiry.gpus or enquiry.engine else world.machine()
+    machine = _machine(enquiry, session)
+    if enquiry.unread_flags:
+        session.report(Note(f"not counted: {' '.join(enquiry.unread_flags)}"))
     source = world.source_for(uri, session.report)
     listing = list_profiles(
         uri,
@@ -83,12 +98,11 @@ def _listed(enquiry: Enquiry, session: Session) -> tuple[Listing, Machine]:
 def _wish(enquiry: Enquiry, machine: Machine, session: Session) -> Wish:
     """What settings and command line ask of the machine's engine; flags in the settings are the served engine's."""
     family = next((each.backend for each in machine.installations), DEFAULT_ENGINE)
-    profile = session.settings.model_profile
     if family not in BACKENDS:
-        return replace(read_wish(family, enquiry.engine_tokens), profile=profile)
+        return whole_wish(read_wish(family, enquiry.engine_tokens), session)
     arguments = arguments_of(session.settings, enquiry.engine_tokens)
     flags = BACKENDS[family].read_flags([token for each in arguments for token in each.tokens])
-    return replace(flags.wish, profile=profile)
+    return whole_wish(flags.wish, session)
 
 
 def _machine(enquiry: Enquiry, session: Session) -> Machine:
@@ -101,12 +115,16 @@ def _machine(enquiry: Enquiry, session: Session) -> Machine:
     from lading.hardware.probe import probe
     from lading.resolve import Machine
 
-    inventory = described(enquiry.gpus) if enquiry.gpus else probe(session.environ)
-    if not (enquiry.gpus or enquiry.engine):
+    inventory = probe(session.environ) if enquiry.gpus is None else described(enquiry.gpus)
+    if enquiry.gpus is None and enquiry.engine is None:
         return Machine(inventory, tuple(found_installations(session)))
-    name, version = parse_engine(enquiry.engine) if enquiry.engine else (DEFAULT_ENGINE, "")
+    name, version = (DEFAULT_ENGINE, "") if enquiry.engine is None else parse_engine(enquiry.engine)
     found = [replace(each, device=inventory.device) for each in found_installations(session)]
-    if enquiry.engine:
+    if enquiry.engine is not None:
         found = [each for each in found if each.backend == name and version in ("", each.version)]
-    assumed = Installation(name, version or "of any version", inventory.device, (), {}, frozenset(), "assumed")
-    return Machine(inventory, tuple(found or [assumed]))
+    return Machine(inventory, tuple(found or [_assumed(name, version, inventory.device)]))
+
+
+def _assumed(name: str, version: str, device: Device) -> Installation:
+    runs = BACKENDS[name].known_architectures(version) if name in BACKENDS else frozenset[str]()
+    return Installation(name, version or "of any version known", device, (), {}, runs, "assumed")

@@ -21,7 +21,9 @@ def render_plan(listing: Listing, offers: Sequence[Offer]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if len(rows) == 1:
-        lines = ["no GPU of the catalogue serves it, not even eight of them"]
+        largest = max(offers, key=lambda each: each.gpu.total_bytes * each.count, default=None)
+        why = f": {largest.fit.reason}" if largest else ""
+        lines = [f"no GPU of the catalogue serves it, not even eight of them{why}"]
     serving = {each.gpu.name for each in offers if each.serves}
     others = list(dict.fromkeys(each.gpu.name for each in offers if each.gpu.name not in serving))
     if others:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lading.hardware.inventory import Device, Inventory
-from lading.profiles.fit import Fit, Verdict
+from lading.profiles.fit import LENGTH_FLAGS, Fit, Verdict
 from lading.profiles.terms import RankEstimate, Term
 from lading.units import GIB, format_bytes
 
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 _FREE_GPU_SHARE = 0.05
 _GROUPS = (
-    ("Compatible with system and runnable", Verdict.COMPATIBLE),
-    ("Compatible with system but low memory", Verdict.LOW_MEMORY),
-    ("Incompatible with system", Verdict.INCOMPATIBLE),
+    ("- Compatible with system and runnable:", Verdict.COMPATIBLE),
+    ("- Compatible with system but low memory:", Verdict.LOW_MEMORY),
+    ("- Compilable to TRT-LLM using just-in-time compilation of HF models to TRTLLM engines:", None),
+    ("- Incompatible with system:", Verdict.INCOMPATIBLE),
 )
+"""NIM's groups in its order; of those to be compiled there are none here."""
 _BAR_WIDTH = 20
 _JSON_TERMS = {
     "weights_bytes": ("weights", "rope_cache", "allocator"),
     "activation_bytes": ("activation", "encoder"),
-    "non_torch_bytes": ("non_torch", "engine_reserve"),
+    "non_torch_bytes": ("non_torch", "engine_reserve", "reserve"),
     "cuda_graph_bytes": ("cuda_graphs",),
     "lora_bytes": ("lora",),
 }
@@ -38,7 +40,7 @@ def render_listing(listing: Listing, inventory: Inventory) -> str:
     for title, verdict in _GROUPS:
         plain = [each for each in listing.fits if each.verdict is verdict and not each.profile.lora]
         lora = [each for each in listing.fits if each.verdict is verdict and each.profile.lora]
-        lines += _group(f"- {title}:", plain, lora, inventory.device)
+        lines += _group(title, plain, lora, inventory.device)
     return "\n".join(lines) + "\n"
 
 
@@ -72,9 +74,11 @@ def _profile_line(each: Fit, device: Device) -> str:
         notes.append("of RAM: it runs on the CPU")
     if each.verdict is Verdict.LOW_MEMORY and each.suggested_max_model_len and each.suggested_bytes:
         reduced = f"to reduce to >={_gib(each.suggested_bytes)} GB/gpu"
-        notes.append(f"try --max-model-len={each.suggested_max_model_len} {reduced}")
+        notes.append(f"try {LENGTH_FLAGS[each.profile.backend]}={each.suggested_max_model_len} {reduced}")
+    elif each.verdict is Verdict.LOW_MEMORY and each.remedy:
+        notes.append(f"try {each.remedy}")
     if each.verdict is Verdict.INCOMPATIBLE:
-        notes.append(each.reason)
+        notes.append(f"{each.reason}; {each.remedy}" if each.remedy else each.reason)
     return f"{each.profile.id} ({each.profile.name}) [{', '.join(notes)}]"
 
 
@@ -157,7 +161,7 @@ def fit_json(each: Fit) -> dict[str, Any]:
 def _rank_json(rank: RankEstimate) -> dict[str, Any]:
     terms = {name: rank.bytes_of(*parts) for name, parts in _JSON_TERMS.items()}
     pool = {
-        "kv_pool_bytes": rank.kv_pool_bytes,
+        "kv_pool_bytes": max(0, rank.kv_pool_bytes),
         "kv_pool_tokens": rank.kv_pool_tokens,
         "kv_bytes_per_request": rank.kv_bytes_per_request,
     }

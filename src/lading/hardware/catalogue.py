@@ -213,8 +213,10 @@ def _unknown(name: str, near: Iterable[str]) -> UsageError:
 
 
 def _nearest(name: str) -> list[str]:
-    shown = {_plain(alias): alias for each in catalogue() for alias in each.aliases}
-    return [shown[each] for each in get_close_matches(_plain(name), shown, n=4, cutoff=0.5)]
+    named = reversed(catalogue())  # of several that are called the same, the first
+    shown = {_plain(called): each.aliases[0] for each in named for called in (each.model, *each.aliases)}
+    near = get_close_matches(_plain(name), shown, n=6, cutoff=0.5)
+    return list(dict.fromkeys(shown[each] for each in near))[:4]
 
 
 def _plain(name: str) -> str:

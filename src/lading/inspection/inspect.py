@@ -95,7 +95,8 @@ def _shards(by_path: Mapping[str, FileEntry], reader: ModelReader) -> _Shards:
     if reader.is_here(entry) or entry.size_bytes * (1 + _HEADERS_PER_INDEX) <= budget:
         named = weight_map(_json(by_path, WEIGHTS_INDEX_FILE, reader) or {})
         paths = loaded_shards(by_path, named.values())
-        return _Shards(tuple(by_path[path] for path in paths), expected_bytes(named), budget - entry.size_bytes)
+        left = budget if reader.is_here(entry) else budget - entry.size_bytes
+        return _Shards(tuple(by_path[path] for path in paths), expected_bytes(named), left)
     paths = loaded_shards(_family(by_path, entry, reader), None)
     length = round(entry.size_bytes * _HEADERS_PER_INDEX / max(1, len(paths)))
     return _Shards(tuple(by_path[path] for path in paths), dict.fromkeys(paths, length), budget - _INDEX_PREFIX_BYTES)

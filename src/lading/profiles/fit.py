@@ -28,6 +28,11 @@ MARGIN = 0.01
 """Of the pool, and a tenth of it of the budget: kept free when a length is suggested, since both are estimates."""
 
 
+_MINDING_LENGTH = ("vllm", "sglang")
+LENGTH_FLAGS = {"vllm": "--max-model-len", "sglang": "--context-length", "tensorrt_llm": "--max_seq_len"}
+"""How each engine is asked for a length; the first two end their start where the model was made for less."""
+
+
 class Verdict(StrEnum):
     """The groups that listings print, best first."""
 
@@ -45,6 +50,7 @@ class Wish:
     pp: int | None = None
     lora: bool = False
     any_architecture: bool = False  # the engine was told how to run what it does not list
+    any_length: bool = False  # the engine was told to stretch the model's own length, or not to mind it
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
@@ -105,7 +111,7 @@ def fit(
     needs = estimate(facts, profile, target)
     if refusal := _refusal(profile, facts, inventory, engine, wish):
         return Fit(profile, Verdict.INCOMPATIBLE, needs, needs.budget_bytes, refusal.reason, refusal.remedy)
-    return _by_memory(profile, facts, needs, inventory, wish)
+    return _held_to_model(_by_memory(profile, facts, needs, inventory, wish), facts, wish)
 
 
 def calibration_key(profile: Profile, facts: ModelFacts, target: Target) -> CalibrationKey:
@@ -199,8 +205,8 @@ def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, inventory: 
     place = "RAM" if inventory.device is Device.CPU else "each GPU"
     figures = f"needs {format_bytes(needs.needed_bytes)} of {format_bytes(have)} of {place}"
     warning = _warning(needs, inventory)
-    if (least := min((gpu.total_bytes for gpu in inventory.gpus), default=0)) and have > least:
-        return Fit(profile, Verdict.INCOMPATIBLE, needs, have, f"takes {format_bytes(have)} of {format_bytes(least)}")
+    if (total := min((gpu.total_bytes for gpu in inventory.gpus), default=0)) and have > total:
+        return Fit(profile, Verdict.INCOMPATIBLE, needs, have, f"takes {format_bytes(have)} of {format_bytes(total)}")
     if needs.hazard and rank.kv_pool_bytes >= rank.kv_bytes_per_request:
         hazard = needs.hazard
         return Fit(profile, Verdict.LOW_MEMORY, needs, have, hazard.reason, hazard.remedy, warning=warning)
@@ -208,8 +214,11 @@ def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, inventory: 
         reason = f"{figures} at {needs.max_model_len} tokens{_unpacking(profile, facts, inventory)}"
         return Fit(profile, Verdict.COMPATIBLE, needs, have, reason, warning=warning)
     longest = longest_length(rank, needs.budget_bytes)
-    if longest < min(FLOOR_LENGTH, needs.max_model_len):
-        return Fit(profile, Verdict.INCOMPATIBLE, needs, have, f"{figures} even with a short context")
+    least = min(FLOOR_LENGTH, needs.max_model_len)
+    if longest < least:
+        short = format_bytes(rank.fixed_bytes + rank.kv.bytes_at(least))
+        reason = f"needs {short} of {format_bytes(have)} of {place} even for no more than {least} tokens"
+        return Fit(profile, Verdict.INCOMPATIBLE, needs, have, reason)
     shorter = rank.fixed_bytes + rank.kv.bytes_at(longest)
     if wish.options.max_model_len == LONGEST_THAT_FITS:
         reason = f"the engine takes the longest that fits, {longest} tokens or a little more"
@@ -220,10 +229,28 @@ def _by_memory(profile: Profile, facts: ModelFacts, needs: Estimate, inventory: 
         estimate=needs,
         have_bytes=have,
         reason=f"{figures}: the KV cache of {needs.max_model_len} tokens takes {format_bytes(needs.kv_bytes)}",
-        remedy=f"--max-model-len={longest} fits in {format_bytes(shorter)}",
+        remedy=f"{LENGTH_FLAGS[profile.backend]}={longest} fits in {format_bytes(shorter)}",
         suggested_max_model_len=longest,
         suggested_bytes=shorter,
         warning=warning,
+    )
+
+
+def _held_to_model(found: Fit, facts: ModelFacts, wish: Wish) -> Fit:
+    """The fit, or why it is none: more tokens than the model was made for, which ends the start of these engines."""
+    asked, longest, backend = wish.options.max_model_len, facts.max_model_len, found.profile.backend
+    if backend not in _MINDING_LENGTH or wish.any_length or not asked or not longest or asked <= longest:
+        return found
+    if found.verdict is Verdict.INCOMPATIBLE or (found.suggested_max_model_len or asked) <= longest:
+        return found
+    rank = found.estimate.binding
+    return replace(
+        found,
+        verdict=Verdict.INCOMPATIBLE,
+        reason=f"{asked} tokens were asked for, and the model takes {longest}",
+        remedy=f"{LENGTH_FLAGS[backend]}={longest}",
+        suggested_max_model_len=longest,
+        suggested_bytes=rank.fixed_bytes + rank.kv.bytes_at(longest),
     )
 
 

@@ -50,7 +50,7 @@ def select(fits: Sequence[Fit], wish: Wish, *, gpus: int = 0) -> Selection:
     candidates = [each for each in fits if _is_candidate(each, wish, asked)]
     runnable = [each for each in candidates if each.verdict in (_RUNNABLE_BY_NAME if asked else _RUNNABLE)]
     if not runnable:
-        raise _none_runs(candidates or list(fits), wish)
+        raise _none_runs(candidates or list(fits), wish, gpus)
     backends = list(dict.fromkeys(each.profile.backend for each in fits))
     chosen = min(runnable, key=lambda each: _preference(each, backends, wish))
     others = tuple((each, _why_not(each, chosen, wish)) for each in fits if each is not chosen)
@@ -102,7 +102,8 @@ def _why_not(each: Fit, chosen: Fit, wish: Wish) -> str:
         return "runs, but other parallel sizes were given as flags"
     if profile.ranks == chosen.profile.ranks:
         return "runs on as many devices, but as pipeline stages" if profile.pp > 1 else "runs, but comes later in order"
-    return f"runs, but takes {profile.ranks} devices where {chosen.profile.ranks} do"
+    fewer = chosen.profile.ranks
+    return f"runs, but takes {profile.ranks} devices where {fewer} {'does' if fewer == 1 else 'do'}"
 
 
 def _idle(fits: Sequence[Fit], chosen: Fit, gpus: int) -> str | None:
@@ -127,8 +128,13 @@ def _idle(fits: Sequence[Fit], chosen: Fit, gpus: int) -> str | None:
     return f"{what}: --tensor-parallel-size {best.tp}{stages} would use {best.ranks}"
 
 
-def _none_runs(candidates: Sequence[Fit], wish: Wish) -> NoRunnableProfile:
-    nearest = min(candidates, key=lambda each: (list(Verdict).index(each.verdict), each.needed_bytes), default=None)
+def _none_runs(candidates: Sequence[Fit], wish: Wish, gpus: int) -> NoRunnableProfile:
+    """The fault, with the reason of the profile that comes nearest: it lacks the fewest GPUs, then needs the least."""
+
+    def distance(each: Fit) -> tuple[int, int, int]:
+        return list(Verdict).index(each.verdict), max(0, each.profile.ranks - max(1, gpus)), each.needed_bytes
+
+    nearest = min(candidates, key=distance, default=None)
     if nearest is None:
         return NoRunnableProfile("this model has no profiles")
     what = f"profile {nearest.profile}" if wish.profile or wish.tp or wish.pp else "no profile of this model"
