@@ -17,8 +17,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lading.profiles",),
     ("lading.plan",),
     ("lading.hardware", "lading.sources", "lading.cache", "lading.backends"),
-    ("lading.pace", "lading.parts", "lading.prefetch", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
-    ("lading.calibrate", "lading.doctor", "lading.planning", "lading.resolve", "lading.serve"),
+    ("lading.model_store", "lading.pace", "lading.parts", "lading.placing", "lading.store_plan", "lading.prefetch", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
+    ("lading.calibrate", "lading.doctor", "lading.download", "lading.planning", "lading.resolve", "lading.serve"),
     ("lading.cli",),
 )  # fmt: skip
 """Layers 0 to 5 of the design; layer 1 in three steps, since profiles stand on facts and the plan on both."""

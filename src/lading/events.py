@@ -99,6 +99,14 @@ class OthersProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesChecked:
+    """A model store is being made: ``done_bytes`` of ``total_bytes`` were hashed, and copied where they have to be."""
+
+    total_bytes: int
+    done_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineOutput:
     """One line that the engine printed."""
 
@@ -114,6 +122,7 @@ Event = (
     | RetryScheduled
     | TransferFinished
     | OthersProgress
+    | FilesChecked
     | EngineOutput
 )
 Report = Callable[[Event], None]

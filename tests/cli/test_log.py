@@ -13,6 +13,7 @@ from lading.events import (
     BlobVerified,
     BytesFetched,
     EngineOutput,
+    FilesChecked,
     Note,
     OthersProgress,
     Phase,
@@ -52,6 +53,19 @@ def test_who_waits_says_how_far_the_other_is():
     first, second = stream.getvalue().splitlines()
     assert first.endswith("] another process fetched 50.0 MiB of 100.0 MiB (50%), 5.00 MiB/s, 10 s left")
     assert second.endswith("110.0 MiB are here, 0 B to fetch")
+
+
+def test_a_store_says_how_much_of_it_is_checked():
+    clock = Clock()
+    stream = io.StringIO()
+    log = EventLog(stream=stream, clock=clock)
+    log(FilesChecked(100 * MIB, 0))
+    clock.now = 10.0
+    log(FilesChecked(100 * MIB, 50 * MIB))
+    log(FilesChecked(100 * MIB, 100 * MIB))
+    log(FilesChecked(10 * MIB, 0))
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith("] checked 50.0 MiB of 100.0 MiB (50%), 5.00 MiB/s, 10 s left")
 
 
 NIM_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR) \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} test_log\.py:\d+\] (.*)")

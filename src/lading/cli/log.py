@@ -23,6 +23,7 @@ from lading.events import (
     BytesFetched,
     EngineOutput,
     Event,
+    FilesChecked,
     Note,
     OthersProgress,
     PhaseChanged,
@@ -81,7 +82,11 @@ class EventLog:
                 case TransferStarted() | BytesFetched() | TransferFinished():
                     self._on_transfer(event)
                 case OthersProgress(total_bytes, present_bytes):
-                    self._on_others(total_bytes, present_bytes)
+                    self._on_watched(total_bytes, present_bytes, "another process fetched")
+                case FilesChecked(total_bytes, done_bytes):
+                    self._on_watched(total_bytes, done_bytes, "checked")
+                    if done_bytes >= total_bytes:
+                        self.close()
 
     def _on_transfer(self, event: TransferStarted | BytesFetched | TransferFinished) -> None:
         match event:
@@ -100,12 +105,13 @@ class EventLog:
                 rate = f" ({format_bytes(fetched_bytes / seconds)}/s)" if fetched_bytes and seconds > 0 else ""
                 self._write("INFO", f"{format_bytes(fetched_bytes)} fetched in {format_seconds(seconds)}{rate}")
 
-    def _on_others(self, total_bytes: int, present_bytes: int) -> None:
+    def _on_watched(self, total_bytes: int, done_bytes: int, verb: str) -> None:
+        """Show how far something is that tells where it stands, not what it adds."""
         if self._watched is None:
-            self._progress = self._new_progress(max(1, total_bytes - present_bytes), "another process fetched")
+            self._progress = self._new_progress(max(1, total_bytes - done_bytes), verb)
         elif self._progress:
-            self._progress.advance(present_bytes - self._watched)
-        self._watched = present_bytes
+            self._progress.advance(done_bytes - self._watched)
+        self._watched = done_bytes
 
     def close(self) -> None:
         """End a bar that is still drawn, so that what follows starts on a line of its own."""
@@ -117,7 +123,7 @@ class EventLog:
 
     def _new_progress(self, total_bytes: int, verb: str = "fetched") -> _Progress:
         if self._stream.isatty() and not self._jsonl:
-            return _Bar(total_bytes, self._stream)
+            return _Bar(total_bytes, self._stream, "checking" if verb == "checked" else "fetching")
         return _Lines(total_bytes, self._clock, lambda text: self._write("INFO", f"{verb} {text}"))
 
     def _write(self, level: str, text: str, source: str = "lading") -> None:
@@ -197,12 +203,12 @@ class _Lines(_Progress):
 class _Bar(_Progress):
     """A bar on a terminal."""
 
-    def __init__(self, total_bytes: int, stream: TextIO) -> None:
+    def __init__(self, total_bytes: int, stream: TextIO, label: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
         self._bar: Progress = Progress(
-            "fetching",
+            label,
             BarColumn(None),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
@@ -210,7 +216,7 @@ class _Bar(_Progress):
             console=Console(file=stream),
             transient=True,
         )
-        self._task: TaskID = self._bar.add_task("fetching", total=total_bytes)
+        self._task: TaskID = self._bar.add_task(label, total=total_bytes)
         self._bar.start()
 
     def advance(self, count: int) -> None:

@@ -15,7 +15,20 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from lading.cli.engine_flags import SplitFlags, split_engine_flags
-from lading.cli.parser import CACHE, DOCTOR, ENGINE, INVENTORY, LIST, PLAN, SERVE, SETTINGS, command_line
+from lading.cli.parser import (
+    CACHE,
+    DOCTOR,
+    DOWNLOAD,
+    ENGINE,
+    INVENTORY,
+    LIST,
+    PLAN,
+    SERVE,
+    SETTINGS,
+    STORE,
+    TO_CACHE,
+    command_line,
+)
 from lading.errors import LadingError, UsageError
 from lading.settings import Settings
 
@@ -25,7 +38,7 @@ if TYPE_CHECKING:
     from lading.cli.profile_commands import Enquiry
 
 _ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
-_COMMANDS = (SERVE, LIST, PLAN, DOCTOR, CACHE, INVENTORY, ENGINE, SETTINGS)
+_COMMANDS = (SERVE, LIST, PLAN, DOCTOR, TO_CACHE, DOWNLOAD, STORE, CACHE, INVENTORY, ENGINE, SETTINGS)
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
 
 
@@ -42,6 +55,21 @@ def nim_serve() -> int:
 def list_model_profiles() -> int:
     """``list-model-profiles``."""
     return _guarded([LIST, *sys.argv[1:]])
+
+
+def download_to_cache() -> int:
+    """``download-to-cache``."""
+    return _guarded([TO_CACHE, *sys.argv[1:]])
+
+
+def download_model() -> int:
+    """``download-model``."""
+    return _guarded([DOWNLOAD, *sys.argv[1:]])
+
+
+def create_model_store() -> int:
+    """``create-model-store``."""
+    return _guarded([STORE, *sys.argv[1:]])
 
 
 def _guarded(argv: list[str]) -> int:
@@ -149,6 +177,8 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             return commands.inventory(options.gpus, as_json=options.json, session=session)
         case "doctor":
             return commands.doctor(options.model, as_json=options.format == "json", session=session)
+        case "download-to-cache" | "download-model" | "create-model-store":
+            return _download(options, session, log)
         case "cache":
             from lading.cli import cache_commands
 
@@ -157,6 +187,15 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             return _engine(options, session)
         case _:
             return commands.show_settings()
+
+
+def _download(options: argparse.Namespace, session: Session, log: EventLog) -> int:
+    from lading.cli import download_commands
+
+    try:
+        return download_commands.run(options, session)
+    finally:
+        log.close()
 
 
 def _enquiry(options: argparse.Namespace) -> Enquiry:

@@ -9,6 +9,9 @@ from lading import __version__
 SERVE = "serve"
 LIST = "list-model-profiles"
 PLAN = "plan"
+TO_CACHE = "download-to-cache"
+DOWNLOAD = "download-model"
+STORE = "create-model-store"
 CACHE = "cache"
 DOCTOR = "doctor"
 ENGINE = "engine"
@@ -42,6 +45,9 @@ def command_line() -> argparse.ArgumentParser:
     _add_list(commands)
     _add_plan(commands)
     _add_doctor(commands)
+    _add_download_to_cache(commands)
+    _add_download_model(commands)
+    _add_create_model_store(commands)
     _add_cache(commands)
     _add_inventory(commands)
     _add_engine(commands)
@@ -101,6 +107,85 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     doctor.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
     doctor.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     doctor.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_download_to_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        TO_CACHE,
+        help="fetch a model into the cache, verified, without serving it",
+        allow_abbrev=False,
+        epilog="Without a profile it is the one that serving would select. All profiles of a model that is named "
+        "by its location use the same files. Run again it goes on where it stopped; a complete model moves no bytes.",
+    )
+    parser.add_argument("--all", action="store_true", help="all profiles of the model")
+    _add_profiles(parser)
+    parser.add_argument("--lora", action="store_true", help="the default LoRA profile")
+    _add_fetching(parser)
+
+
+def _add_download_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        DOWNLOAD,
+        help="fetch a model and lay it out as a directory, without serving it",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--workspace-path",
+        metavar="DIR",
+        help="make it a plain directory of real files, as create-model-store does; unset: links in the cache, as "
+        "serving uses them",
+    )
+    _add_profiles(parser)
+    _add_fetching(parser)
+
+
+def _add_create_model_store(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        STORE,
+        help="make a model a directory of real files: for tar, for rsync, to be served without cache and network",
+        allow_abbrev=False,
+        epilog="The files share the cache's blocks or are hard links to it where the disk allows that, else copies; "
+        "every one is hashed. What is not in the cache is fetched first. A directory that holds anything else is "
+        "refused. Serve it with `lading serve DIR`, or NIM_MODEL_PATH=DIR.",
+    )
+    parser.add_argument("--profile", "-p", metavar="PROFILE", help="id or name of the profile to make a directory for")
+    parser.add_argument("--model-store", "-m", metavar="DIR", required=True, help="a new or empty directory")
+    parser.add_argument(
+        "--model-repo", metavar="URI", help="the model, as NIM 1.x names it; then no profile need be named"
+    )
+    _add_fetching(parser)
+
+
+def _add_profiles(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profiles",
+        "--profile",
+        "-p",
+        dest="profiles",
+        metavar="PROFILE",
+        nargs="*",
+        action="extend",
+        default=[],
+        help="ids or names, several, or given again; unset: NIM_MODEL_PROFILE, else the best that fits",
+    )
+
+
+def _add_fetching(parser: argparse.ArgumentParser) -> None:
+    """What all commands take that fetch without serving."""
+    parser.add_argument("--model-uri", metavar="URI", help="URI or directory of the model; unset: NIM_MODEL_PATH")
+    parser.add_argument("--model-cache-path", metavar="DIR", help="the cache's directory; unset: NIM_CACHE_PATH")
+    parser.add_argument(
+        "--use-cache", action="store_true", help="take what the cache has complete, without asking the source"
+    )
+    parser.add_argument(
+        "--verify-checksums",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="hash again what the cache has of the model; what is fetched is verified in any case",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
 
 
 def _add_inventory(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,0 +1,121 @@
+"""``download-to-cache``, ``download-model``, ``create-model-store``: what was asked is read, one use case called."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lading.backends.members import BACKENDS
+from lading.cli.commands import (
+    Session,
+    arguments_of,
+    cancelled_by_signal,
+    globs_of,
+    model_named,
+    surroundings_of,
+    transfer_options,
+)
+from lading.cli.parser import DOWNLOAD, STORE, TO_CACHE
+from lading.errors import Stopped, UsageError
+from lading.profiles.fit import Wish
+from lading.settings import Settings
+
+if TYPE_CHECKING:
+    from lading.download import DownloadRequest
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    """The command that the command line named."""
+    from lading.cli import render_download
+    from lading.download import download, plan_download
+    from lading.transfer import TransferCancelled
+
+    if options.model_cache_path:
+        session = replace(session, settings=replace(session.settings, cache_path=_directory(options.model_cache_path)))
+    plan = plan_download(_request(options, session.settings), surroundings_of(session))
+    if options.dry_run:
+        sys.stdout.write((render_download.plan_json if options.json else render_download.plan)(plan))
+        return 0
+    with cancelled_by_signal() as cancelled:
+        try:
+            done = download(plan, session.report, cancelled)
+        except TransferCancelled:
+            raise Stopped(cancelled.number) from None
+    sys.stdout.write((render_download.done_json if options.json else render_download.done)(done))
+    return 0
+
+
+def _request(options: argparse.Namespace, settings: Settings) -> DownloadRequest:
+    from lading.download import DownloadRequest, Extent, Output
+
+    model = _model(options, settings)
+    profiles = _profiles(options)
+    extent = Extent.SELECTED
+    if options.command == TO_CACHE:
+        _refuse_conflicts(options, profiles)
+        extent = Extent.ALL if options.all else Extent.LORA if options.lora else extent
+    directory = {TO_CACHE: None, DOWNLOAD: "workspace_path", STORE: "model_store"}[options.command]
+    place = getattr(options, directory) if directory else None
+    output = Output.STORE if place else Output.WORKSPACE if options.command == DOWNLOAD else Output.CACHE
+    return DownloadRequest(
+        model=model_named(model, settings),
+        wish=_wish(settings),
+        profiles=profiles,
+        extent=extent,
+        output=output,
+        directory=_directory(place) if place else None,
+        use_cache=options.use_cache,
+        verify_cached=bool(options.verify_checksums),
+        globs=globs_of(settings),
+        transfer=transfer_options(settings),
+    )
+
+
+def _model(options: argparse.Namespace, settings: Settings) -> str:
+    """The model's location as text; raises UsageError where none is named, or two are."""
+    repo = options.model_repo if options.command == STORE else None
+    if repo and options.model_uri and repo != options.model_uri:
+        raise UsageError(f"two models are named: {repo} and {options.model_uri}", remedy="name one")
+    named: str | None = options.model_uri or repo or settings.model_path
+    if not named:
+        raise UsageError("no model was named", remedy="--model-uri hf://ORG/MODEL, or set NIM_MODEL_PATH")
+    return named
+
+
+def _profiles(options: argparse.Namespace) -> tuple[str, ...]:
+    """The profiles that were named. A text without a space may name several, joined by commas."""
+    if options.command == STORE:
+        if not (options.profile or options.model_repo):
+            raise UsageError(
+                "create-model-store: no profile was named",
+                remedy="--profile PROFILE, by its id or its name; `lading list-model-profiles` shows them",
+            )
+        return (options.profile,) if options.profile else ()
+    texts: Sequence[str] = options.profiles
+    parts = [part for text in texts for part in ([text] if " " in text.strip() else text.split(","))]
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _refuse_conflicts(options: argparse.Namespace, profiles: tuple[str, ...]) -> None:
+    given = [
+        name
+        for name, is_given in (("--all", options.all), ("--profiles", bool(profiles)), ("--lora", options.lora))
+        if is_given
+    ]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other", remedy="give one of them")
+
+
+def _directory(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _wish(settings: Settings) -> Wish:
+    """What the settings ask of the engine, as serving reads them."""
+    backend = next(iter(BACKENDS.values()))
+    flags = backend.read_flags([token for each in arguments_of(settings, ()) for token in each.tokens])
+    return replace(flags.wish, profile=settings.model_profile)
