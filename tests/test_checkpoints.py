@@ -83,7 +83,9 @@ def test_the_files_of_a_repository_are_as_large_as_published(name, copies):
         ("zai-org__GLM-4.5-Air", {"BF16": 110_468_818_944, "F32": 5_888}),
     ],
 )
-def test_prediction_layers_scales_and_packed_experts_count_as_the_hub_counts(name, elements):
+def test_prediction_layers_scales_and_packed_experts_count_as_the_hub_counts(
+    name: str, elements: dict[str, int]
+) -> None:
     found: Counter[str] = Counter()
     for each in tensors(name):
         found[each.dtype] += each.elements

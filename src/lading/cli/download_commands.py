@@ -17,9 +17,9 @@ from lading.cli.commands import (
     globs_of,
     model_named,
     surroundings_of,
-    transfer_options,
 )
 from lading.cli.parser import DOWNLOAD, STORE, TO_CACHE
+from lading.cli.transfer_settings import transfer_options
 from lading.errors import Stopped, UsageError
 from lading.profiles.fit import Wish
 from lading.settings import Settings
