@@ -18,7 +18,7 @@ from lading.inspection import ModelReader, inspect
 from lading.model.facts import ModelFacts, gather_facts
 from lading.model.manifest import FileEntry
 from lading.model.safetensors import Tensor
-from lading.model.weights import Heads
+from lading.model.weights import Heads, Loading
 from lading.profiles.fit import Wish
 from lading.resolve import Consultation, Listing, Machine, list_profiles
 from lading.sources.http import HttpClient, Network
@@ -64,7 +64,7 @@ def read_bytes(source: SparseSource) -> int:
 def largest_ranks(facts: ModelFacts) -> list[int]:
     assert facts.weights
     heads = Heads(facts.attention_heads or 0, facts.kv_heads or 0)
-    return [max(facts.weights.rank_bytes(tp, pp, heads)) for tp, pp in SIZES]
+    return [max(facts.weights.rank_bytes(Loading(tp, pp, heads))) for tp, pp in SIZES]
 
 
 @pytest.mark.parametrize("with_index", [True, False])

@@ -6,7 +6,7 @@ import pytest
 
 from lading.model.allocation import rest_of_segment
 from lading.model.safetensors import Tensor
-from lading.model.weights import Build, Heads, WeightTable, weight_table
+from lading.model.weights import Build, Heads, Loading, WeightTable, weight_table
 
 MIB = 1 << 20
 
@@ -25,7 +25,7 @@ def rows(name: str, mib: float) -> Tensor:
 
 def rounding(*tensors: Tensor, tp: int = 1, pp: int = 1, build: Build | None = None, number_bytes: float = 2) -> float:
     table: WeightTable = weight_table(tensors, build or Build(layers=2))
-    return table.rounding_bytes(tp, pp, Heads(8, 2), number_bytes=number_bytes)[0] / MIB
+    return table.rounding_bytes(Loading(tp, pp, Heads(8, 2), number_bytes=number_bytes))[0] / MIB
 
 
 def test_what_is_loaded_into_one_parameter_is_rounded_as_one() -> None:

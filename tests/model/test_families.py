@@ -16,7 +16,7 @@ from lading.model.layers import Keep, layers_of
 from lading.model.pool import Blocks, Pool, Strip
 from lading.model.states import State
 from lading.model.towers import MOST_IMAGE_TOKENS
-from lading.model.weights import Heads
+from lading.model.weights import Heads, Loading
 from tests.sparse import bf16
 
 CONFIGS = Path(__file__).parents[1] / "assets/model-configs"
@@ -307,7 +307,7 @@ def test_what_is_of_a_kind_that_nobody_knows_is_bounded_and_said() -> None:
     known = [bf16("model.layers.0.self_attn.q_proj.weight", 64, 64), bf16("model.layers.0.big_norm.weight", 640)]
     facts = gather_facts({"architectures": ["X"]} | HEADS, [*known, bf16(layer, 64, 64)])
     assert facts.weights
-    assert facts.weights.rank_bytes(2, 1, Heads()) == (64 * 64 * 3 + 1280,)
+    assert facts.weights.rank_bytes(Loading(2, 1, Heads())) == (64 * 64 * 3 + 1280,)
     assert any("46% of the weights are in layers of no known kind" in note for note in facts.notes)
     assert not any("no known kind" in note for note in gather_facts({"architectures": ["X"]} | HEADS, known).notes)
 

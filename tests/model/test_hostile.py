@@ -17,7 +17,7 @@ from lading.model.facts import ModelFacts, gather_facts
 from lading.model.pool import Blocks
 from lading.model.safetensors import DTYPE_BITS, Tensor
 from lading.model.sampling import Sample, derive, entries_in
-from lading.model.weights import Heads
+from lading.model.weights import Heads, Loading
 
 SOURCES = Path(__file__).parents[2] / "src/lading/model"
 CONFIGS = Path(__file__).parents[1] / "assets/model-configs"
@@ -69,7 +69,9 @@ def use(facts: ModelFacts) -> None:
         heads = Heads(facts.attention_heads or 0, facts.kv_heads or 0)
         for tp, pp in ((1, 1), (8, 3)):
             for quantize in (None, "fp8"):
-                ranks = facts.weights.rank_bytes(tp, pp, heads, quantize=quantize, expert_ranks=tp if quantize else 0)
+                ranks = facts.weights.rank_bytes(
+                    Loading(tp, pp, heads, quantize=quantize, expert_ranks=tp if quantize else 0)
+                )
                 assert len(ranks) == pp
                 assert all(math.isfinite(size) and size >= 0 for size in ranks)
     if facts.kv:

@@ -8,7 +8,7 @@ import pytest
 
 from lading.model.facts import gather_facts
 from lading.model.safetensors import Tensor
-from lading.model.weights import Heads
+from lading.model.weights import Heads, Loading
 
 EMBEDDING, HEAD, LAYER = 128 * 10 * 2, 64 * 10 * 2, 16 * 10 * 2
 TENSORS = [
@@ -22,7 +22,7 @@ def stages(config: dict[str, Any], *tensors: Tensor, pp: int = 3) -> tuple[int, 
     known = {"architectures": ["AnyForCausalLM"], "num_hidden_layers": 3, "tie_word_embeddings": False}
     facts = gather_facts(known | config, tensors or TENSORS)
     assert facts.weights
-    return facts.weights.rank_bytes(1, pp, Heads())
+    return facts.weights.rank_bytes(Loading(1, pp, Heads()))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_mergers_layers_are_split_and_it_is_on_every_stage() -> None:
         [Tensor(f"visual.merger.mlp.{number}.weight", "BF16", (10, 10)) for number in (0, 2)],
     )
     assert facts.weights
-    assert facts.weights.rank_bytes(2, 2, Heads()) == (200, 200)
+    assert facts.weights.rank_bytes(Loading(2, 2, Heads())) == (200, 200)
 
 
 @pytest.mark.parametrize(("model_type", "share"), [("llava", 2), ("llava_onevision", 1), ("internvl", 1)])
@@ -112,4 +112,4 @@ def test_a_projector_is_split_where_its_class_splits_it(model_type: str, share: 
     tensor = Tensor("multi_modal_projector.linear_1.weight", "BF16", (10, 10))
     facts = gather_facts({"architectures": ["AnyForCausalLM"], "model_type": model_type}, [tensor])
     assert facts.weights
-    assert facts.weights.rank_bytes(2, 1, Heads()) == (200 // share,)
+    assert facts.weights.rank_bytes(Loading(2, 1, Heads())) == (200 // share,)

@@ -10,7 +10,7 @@ import pytest
 from lading.model.facts import ModelFacts, gather_facts
 from lading.model.quantization import quantization_of
 from lading.model.safetensors import Tensor
-from lading.model.weights import Build, Heads, weight_table
+from lading.model.weights import Build, Heads, Loading, weight_table
 from lading.units import GIB
 from tests.sparse import bf16, deepseek, llama
 
@@ -94,7 +94,7 @@ def largest(facts: ModelFacts, tp: int, pp: int = 1, **how: Any) -> float:
     """The GiB of the rank that holds most, its rotary positions with it."""
     assert facts.weights
     heads = Heads(facts.attention_heads or 0, facts.kv_heads or 0)
-    return (max(facts.weights.rank_bytes(tp, pp, heads, **how)) + facts.rope_cache_bytes) / GIB
+    return (max(facts.weights.rank_bytes(Loading(tp, pp, heads, **how))) + facts.rope_cache_bytes) / GIB
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_quantisation_on_line_leaves_embeddings_norms_routers_and_the_head() -> 
     for names, size in ((wide, 2), (narrow, 1)):
         for name in names:
             table = weight_table([bf16(name, 64, 64)], Build(layers=1))
-            assert table.rank_bytes(1, 1, Heads(), quantize="fp8") == (64 * 64 * size,), name
+            assert table.rank_bytes(Loading(1, 1, Heads(), quantize="fp8")) == (64 * 64 * size,), name
 
 
 def test_quantised_latent_projections_are_kept_in_16_bit_beside() -> None:
@@ -153,7 +153,7 @@ def test_whole_experts_are_shared_among_ranks(ranks: int, here: int) -> None:
     experts = [bf16(f"model.layers.0.mlp.experts.{number}.up_proj.weight", 10, 10) for number in range(256)]
     shared = bf16("model.layers.0.mlp.shared_experts.up_proj.weight", 16, 10)
     table = weight_table([*experts, shared], Build(layers=1, experts=256))
-    assert table.rank_bytes(2, 1, Heads(), expert_ranks=ranks) == (here * 200 + 160,)
+    assert table.rank_bytes(Loading(2, 1, Heads(), expert_ranks=ranks)) == (here * 200 + 160,)
 
 
 def test_drafts_are_counted_apart() -> None:

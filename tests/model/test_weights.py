@@ -8,7 +8,7 @@ import pytest
 
 from lading.model.facts import gather_facts
 from lading.model.safetensors import Tensor
-from lading.model.weights import Build, Heads, WeightTable, stage_layers, weight_table
+from lading.model.weights import Build, Heads, Loading, WeightTable, stage_layers, weight_table
 from lading.units import GIB
 
 
@@ -119,7 +119,7 @@ QWEN3_30B_A3B = Shape(
 def test_the_largest_rank_is_what_the_engine_measured(shape: Shape, tp: int, pp: int, measured_gib: float) -> None:
     facts = gather_facts(shape.config, shape.tensors)
     assert facts.weights
-    largest = max(facts.weights.rank_bytes(tp, pp, Heads(shape.heads, shape.keys)))
+    largest = max(facts.weights.rank_bytes(Loading(tp, pp, Heads(shape.heads, shape.keys))))
     assert (largest + facts.rope_cache_bytes) / GIB == pytest.approx(measured_gib, rel=0.005)
 
 
@@ -151,7 +151,7 @@ class TestSplitting:
     )
     def test_a_rank_has_its_share(self, name: str, share: float) -> None:
         table = self.table(bf16(name, 640, 100))
-        assert table.rank_bytes(8, 1, Heads(32, 4)) == (round(128_000 * share),)
+        assert table.rank_bytes(Loading(8, 1, Heads(32, 4))) == (round(128_000 * share),)
 
     def test_vocabularies_are_padded_to_64_rows(self) -> None:
         assert self.table(bf16("model.embed_tokens.weight", 65, 10)).total_bytes == 128 * 10 * 2
@@ -159,10 +159,10 @@ class TestSplitting:
 
     def test_a_tied_head_is_the_embedding_and_a_copy_on_the_last_stage(self) -> None:
         embedding, head = bf16("model.embed_tokens.weight", 64, 10), bf16("lm_head.weight", 64, 10)
-        assert self.table(embedding, head, is_tied=True).rank_bytes(1, 1, Heads()) == (1280,)
-        assert self.table(embedding, head, is_tied=True).rank_bytes(1, 3, Heads()) == (1280, 0, 1280)
-        assert self.table(embedding, head).rank_bytes(1, 3, Heads()) == (1280, 0, 1280)
-        assert self.table(embedding, head).rank_bytes(1, 1, Heads()) == (2560,)
+        assert self.table(embedding, head, is_tied=True).rank_bytes(Loading(1, 1, Heads())) == (1280,)
+        assert self.table(embedding, head, is_tied=True).rank_bytes(Loading(1, 3, Heads())) == (1280, 0, 1280)
+        assert self.table(embedding, head).rank_bytes(Loading(1, 3, Heads())) == (1280, 0, 1280)
+        assert self.table(embedding, head).rank_bytes(Loading(1, 1, Heads())) == (2560,)
 
     def test_layers_for_multi_token_prediction_are_not_loaded(self) -> None:
         kept = bf16("model.layers.1.mlp.up_proj.weight", 10, 10)
@@ -173,7 +173,7 @@ class TestSplitting:
         norm = Tensor("model.norm.weight", "F32", (10,))
         table = self.table(norm, Tensor("x.weight_scale", "F32", (10,)), Tensor("x.weight", "F8_E4M3", (10,)))
         assert table.total_bytes == 20 + 40 + 10
-        assert table.rank_bytes(1, 1, Heads(), number_bytes=4) == (40 + 40 + 10,)
+        assert table.rank_bytes(Loading(1, 1, Heads(), number_bytes=4)) == (40 + 40 + 10,)
 
 
 @pytest.mark.parametrize(

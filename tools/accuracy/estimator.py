@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lading.hardware.inventory import Gpu, Inventory
 from lading.model.facts import ModelFacts, gather_facts
-from lading.model.weights import Heads
+from lading.model.weights import Heads, Loading
 from lading.profiles.fit import Engine, Verdict, Wish, fit
 from lading.profiles.options import EngineOptions
 from lading.profiles.profile import Profile
@@ -82,7 +82,7 @@ def stage_weights(model: Model, tp: int, pp: int) -> tuple[int, ...]:
     if facts.weights is None:
         raise ValueError("the checkpoint has no tensors")
     heads = Heads(facts.attention_heads or 0, facts.kv_heads or 0)
-    return tuple(size + facts.rope_cache_bytes for size in facts.weights.rank_bytes(tp, pp, heads))
+    return tuple(size + facts.rope_cache_bytes for size in facts.weights.rank_bytes(Loading(tp, pp, heads)))
 
 
 def _endless(situation: Situation) -> Situation:

@@ -29,6 +29,7 @@ __all__ = [
     "VOCABULARY_ROWS",
     "Build",
     "Heads",
+    "Loading",
     "Portion",
     "WeightTable",
     "stage_layers",
@@ -49,6 +50,23 @@ class Heads:
 
     queries: int = 0
     keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How an engine loads a checkpoint: over ``tp`` x ``pp`` ranks, with the model's heads.
+
+    ``quantize`` is one of :data:`ONLINE_BYTES`: linear layers that are not quantised yet are while they are loaded.
+    ``expert_ranks`` is how many ranks share whole experts among them (expert parallelism), 0 for splitting each; where
+    they do not divide, figures are those of a rank with one more. ``number_bytes`` is 4 for float32.
+    """
+
+    tp: int
+    pp: int
+    heads: Heads
+    quantize: str | None = None
+    expert_ranks: int = 0
+    number_bytes: float = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,74 +150,49 @@ class WeightTable:
         """Bytes of everything, once, in 16 bit where it is not quantised."""
         return round(sum((each.numbers * 2 + each.fixed_bytes) * self._scale(each) for each in self.portions))
 
-    def rank_bytes(
-        self,
-        tp: int,
-        pp: int,
-        heads: Heads,
-        *,
-        quantize: str | None = None,
-        expert_ranks: int = 0,
-        number_bytes: float = 2,
-    ) -> tuple[int, ...]:
-        """Bytes of each rank of each of ``pp`` pipeline stages; the ``tp`` ranks of a stage have the same.
-
-        ``quantize`` is one of :data:`ONLINE_BYTES`: linear layers that are not quantised yet are while they are loaded.
-        ``expert_ranks`` is how many ranks share whole experts among them (expert parallelism), 0 for splitting each;
-        where they do not divide, the figure is that of a rank with one more. ``number_bytes`` is 4 for float32.
-        """
-        stages = stage_layers(self.layers, pp)
-        totals = [0.0] * pp
+    def rank_bytes(self, how: Loading) -> tuple[int, ...]:
+        """Bytes of a rank of each pipeline stage; the tensor-parallel ranks of a stage have the same."""
+        stages = stage_layers(self.layers, how.pp)
+        totals = [0.0] * how.pp
         for each in self.portions:
-            share = self._size(each, quantize, number_bytes) * self._share(each, tp, heads, expert_ranks)
+            share = self._rank_share(each, how)
             for number in self._stages_of(each.stage, each.layer, stages):
                 totals[number] += share
         return tuple(round(total) for total in totals)
 
-    def rounding_bytes(
-        self,
-        tp: int,
-        pp: int,
-        heads: Heads,
-        *,
-        quantize: str | None = None,
-        expert_ranks: int = 0,
-        number_bytes: float = 2,
-    ) -> tuple[int, ...]:
-        """Bytes that the allocator takes beyond those of :meth:`rank_bytes`, on each rank of each stage.
+    def rounding_bytes(self, how: Loading) -> tuple[int, ...]:
+        """Bytes that the allocator takes beyond those of :meth:`rank_bytes`, on a rank of each stage.
 
         0 with experts in mxfp4: kernels pack them anew, and what is counted as their padding is more than was measured.
         """
-        stages = stage_layers(self.layers, pp)
-        totals = [0] * pp
+        stages = stage_layers(self.layers, how.pp)
+        totals = [0] * how.pp
         for each in () if self.build.is_mxfp4 else self.parameters:
-            shares = (
-                self._size(part, quantize, number_bytes) * self._share(part, tp, heads, expert_ranks)
-                for part in each.parts
-            )
-            rest = rest_of_segment(round(sum(shares)))
+            rest = rest_of_segment(round(sum(self._rank_share(part, how) for part in each.parts)))
             for layer in each.layers if rest else ():
                 for number in self._stages_of(each.parts[0].stage, layer, stages):
                     totals[number] += rest
         return tuple(totals)
 
-    def _size(self, portion: Portion, quantize: str | None, number_bytes: float) -> float:
-        """Bytes of a portion on all ranks together."""
-        width = ONLINE_BYTES[quantize] if quantize and portion.is_linear else number_bytes
-        return (portion.numbers * width + portion.fixed_bytes) * self._scale(portion)
+    def _rank_share(self, portion: Portion, how: Loading) -> float:
+        """Bytes of a portion on one of its ranks."""
+        width = ONLINE_BYTES[how.quantize] if how.quantize and portion.is_linear else how.number_bytes
+        size = (portion.numbers * width + portion.fixed_bytes) * self._scale(portion)
+        return size * self._share(portion, how)
 
     def _scale(self, portion: Portion) -> float:
         return self.build.layer_scale if portion.stage is Stage.LAYER else 1.0
 
-    def _share(self, portion: Portion, tp: int, heads: Heads, expert_ranks: int) -> float:
-        """The share of a portion that one of ``tp`` ranks holds."""
+    def _share(self, portion: Portion, how: Loading) -> float:
+        """The share of a portion that a rank holds."""
+        tp, heads = how.tp, how.heads
         keys = dict(self.build.keys).get(portion.layer, heads.keys)
         by_head = 1 / min(tp, keys) if keys else 1 / tp
         match portion.split:
             case Split.RANKS:
                 return 1 / tp
             case Split.EXPERTS:
-                return self._expert_share(tp, expert_ranks)
+                return self._expert_share(tp, how.expert_ranks)
             case Split.KEYS_AND_VALUES:
                 return by_head
             case Split.FUSED if heads.queries and keys:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import TypedDict
 
 from lading.model.attention import KvLayout
 from lading.model.facts import ModelFacts
 from lading.model.placement import Stage
-from lading.model.weights import ONLINE_BYTES, Heads, WeightTable, stage_layers
+from lading.model.weights import ONLINE_BYTES, Heads, Loading, WeightTable, stage_layers
 from lading.profiles.options import DTYPE_BYTES, EngineOptions
 from lading.profiles.profile import Profile
 from lading.profiles.terms import Term
@@ -110,16 +109,14 @@ def _stage_bytes(
     if facts.weights is None:
         share = (ONLINE_BYTES[online] if online else options.element_bytes) / 2
         return (ceil(facts.weights_bytes * share / profile.ranks),) * profile.pp
-    heads, how = Heads(facts.attention_heads or 0, facts.kv_heads or 0), _loading(profile, options, online)
-    return _loaded(facts.weights, options).rank_bytes(profile.tp, profile.pp, heads, **how)
+    return _loaded(facts.weights, options).rank_bytes(_loading(facts, profile, options, online))
 
 
 def _stage_rounding(facts: ModelFacts, profile: Profile, options: EngineOptions) -> tuple[int, ...]:
     if facts.weights is None or options.cpu_offload_bytes:
         return (0,) * profile.pp
-    heads = Heads(facts.attention_heads or 0, facts.kv_heads or 0)
-    how = _loading(profile, options, quantization_of(facts, profile, options))
-    return _loaded(facts.weights, options).rounding_bytes(profile.tp, profile.pp, heads, **how)
+    online = quantization_of(facts, profile, options)
+    return _loaded(facts.weights, options).rounding_bytes(_loading(facts, profile, options, online))
 
 
 def _loaded(table: WeightTable, options: EngineOptions) -> WeightTable:
@@ -131,17 +128,10 @@ def _loaded(table: WeightTable, options: EngineOptions) -> WeightTable:
     return replace(table, portions=portions, parameters=parameters)
 
 
-class _Loading(TypedDict):
-    """How a table's ranks hold it, as its methods take it."""
-
-    quantize: str | None
-    expert_ranks: int
-    number_bytes: float
-
-
-def _loading(profile: Profile, options: EngineOptions, online: str | None) -> _Loading:
+def _loading(facts: ModelFacts, profile: Profile, options: EngineOptions, online: str | None) -> Loading:
+    heads = Heads(facts.attention_heads or 0, facts.kv_heads or 0)
     expert_ranks = profile.tp * options.data_parallel if options.expert_parallel else 0
-    return _Loading(quantize=online, expert_ranks=expert_ranks, number_bytes=options.element_bytes)
+    return Loading(profile.tp, profile.pp, heads, online, expert_ranks, options.element_bytes)
 
 
 def _how(facts: ModelFacts, profile: Profile, options: EngineOptions, online: str | None) -> str:
