@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lading.backends.interface import Installation
 from lading.cache import upkeep
-from lading.cache.disk import Check
+from lading.cache.disk import share_a_disk
 from lading.cache.index import IndexEntry
 from lading.cache.root import CacheRoot
 from lading.digest import Digest
@@ -40,7 +40,7 @@ from lading.profiles.select import select
 from lading.resolve import Consultation, Listing, Machine, fits_on, list_profiles
 from lading.sources.interface import Source
 from lading.store_plan import StoreFile, StorePlan, plan_store
-from lading.transfer import TransferCancelled, TransferOptions, survey, transfer
+from lading.transfer import TransferOptions, survey, transfer, unless
 from lading.uri import ModelUri
 from lading.workspace import build_workspace
 
@@ -115,7 +115,7 @@ class DownloadPlan:
         if self.transfer:
             self.transfer.check_disk()
         if self.store:
-            is_one_disk = self.cache is not None and _is_one_disk(self.cache.path, self.store.directory)
+            is_one_disk = self.cache is not None and share_a_disk(self.cache.path, self.store.directory)
             needed = self.transfer.needed_bytes if self.transfer and is_one_disk else 0
             self.store.check_disk(spoken_for_bytes=needed)
 
@@ -273,13 +273,9 @@ def download(plan: DownloadPlan, report: Report, cancelled: threading.Event) -> 
 
     Raises TransferCancelled soon after ``cancelled`` is set, and what its steps raise.
     """
-
-    def check() -> None:
-        if cancelled.is_set():
-            raise TransferCancelled
-
+    check = unless(cancelled)
     if plan.cache and plan.request.verify_cached:
-        _verify(plan.cache, plan.listing.model, report, check)
+        upkeep.check_again(plan.cache, plan.listing.model, report, check)
     plan.check_disks()
     manifest, fetched_bytes = _fetched(plan, report, cancelled)
     if plan.request.output is not Output.STORE:
@@ -308,16 +304,6 @@ def _profiles_elsewhere(listing: Listing, machine: Machine, wish: Wish) -> tuple
     assumed = tuple(Installation(name, "of any version", device, (), {}, frozenset(), "assumed") for name in ENGINES)
     asked = replace(wish, lora=True)
     return fits_on(Machine(machine.inventory, assumed), listing.facts, str(listing.pinned), asked)
-
-
-def _verify(cache: CacheRoot, model: ModelUri, report: Report, check: Check) -> None:
-    """Hash what the cache has of the model again; what is damaged goes, so that the transfer fetches it."""
-    if cache.index.load(model) is None:
-        return
-    found = upkeep.verify(cache, model, report, check)
-    report(Note(f"{found.blobs} files in the cache hashed again, {len(found.damaged)} damaged"))
-    if found.damaged:
-        cache.require_writable()
 
 
 def _workspace(plan: DownloadPlan, manifest: Manifest, report: Report) -> Path | None:
@@ -355,17 +341,11 @@ def _planned_store(plan: DownloadPlan, files: Sequence[StoreFile]) -> StorePlan:
 def _origins(plan: DownloadPlan, manifest: Manifest) -> dict[str, Path]:
     """Where the bytes of each file are, by its path."""
     if plan.cache:
-        store = plan.cache.store
-        return {each.path: store.path_of(each.digest) for each in manifest.files if each.digest}
+        return plan.cache.store.places_of(manifest)
     found = {each.path: plan.listing.source.local_copy(each) for each in manifest.files}
     if gone := [path for path, place in found.items() if place is None]:
         raise MachineError(f"{plan.listing.model} has {gone[0]} no longer", remedy="run the command again")
     return {path: place for path, place in found.items() if place}
-
-
-def _is_one_disk(one: Path, other: Path) -> bool:
-    places = [next(each for each in (path, *path.parents) if each.exists()) for path in (one, other)]
-    return len({each.stat().st_dev for each in places}) == 1
 
 
 class _Tally:

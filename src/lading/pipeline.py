@@ -49,6 +49,16 @@ class TransferCancelled(LadingError):
         super().__init__("the transfer was stopped before all files were here")
 
 
+def unless(cancelled: threading.Event) -> Check:
+    """A check that raises TransferCancelled once the event is set."""
+
+    def check() -> None:
+        if cancelled.is_set():
+            raise TransferCancelled
+
+    return check
+
+
 @dataclass(frozen=True, slots=True)
 class TransferOptions:
     """How a transfer goes about it. Sizes in bytes, times in seconds; the last three are the clock and the dice."""

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from lading.cache.disk import READ_BYTES, allocate, fresh_path, nearest_existing, sync_directory
+from lading.cache.disk import READ_BYTES, allocate, fresh_path, nearest_existing, share_a_disk, sync_directory
+from lading.cache.store import hash_file
 from lading.digest import Digest, new_hasher
 
 Tell = Callable[[int], None]
@@ -59,7 +60,7 @@ def ways_between(origin: Path, target: Path, *, may_link: bool = True) -> tuple[
     """
     places = [nearest_existing(origin), nearest_existing(target)]
     here, there = (mount_of(each) for each in places)
-    is_one_disk = len({each.stat().st_dev for each in places}) == 1
+    is_one_disk = share_a_disk(*places)
     found = []
     if is_one_disk and here.kind in _REFLINKING:
         found.append(Way.REFLINK)
@@ -114,12 +115,7 @@ def put(origin: Path, place: Path, way: Way, tell: Tell, expected: Digest | None
 
 def sha256_of(path: Path, tell: Tell) -> Digest:
     """The SHA-256 of a file's bytes, all read."""
-    with path.open("rb", buffering=0) as file:
-        hasher = new_hasher("sha256", os.fstat(file.fileno()).st_size)
-        while data := file.read(READ_BYTES):
-            hasher.update(data)
-            tell(len(data))
-    return Digest("sha256", hasher.hexdigest())
+    return hash_file(path, None, tell).sha256
 
 
 def _make(origin: Path, temporary: Path, way: Way, tell: Tell) -> Digest:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from lading.cache import upkeep
 from lading.cache.root import CacheRoot
 from lading.cache.use import Announcement, announced
 from lading.calibrate import keep, listening, told
-from lading.errors import EngineFailed, ModelNotFound, Stopped
+from lading.errors import EngineFailed, Stopped
 from lading.events import Event, Note, Phase, PhaseChanged, Report, both
 from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceInfo, ServiceStatus
@@ -46,7 +46,7 @@ from lading.sources.interface import Source
 from lading.supervisor.probe import EngineProbe
 from lading.supervisor.state import State
 from lading.supervisor.supervisor import Outcome, Readiness, Supervisor
-from lading.transfer import TransferCancelled, TransferOptions, survey, transfer
+from lading.transfer import TransferOptions, survey, transfer, unless
 from lading.uri import ModelUri
 from lading.workspace import build_workspace
 
@@ -176,29 +176,14 @@ def fetch(plan: ServicePlan, report: Report, cancelled: threading.Event, use: An
         return plan.directory
     report(PhaseChanged(Phase.DOWNLOADING, str(listing.pinned)))
     if plan.request.verify_checksums:
-        _verify(cache, listing.model, report, cancelled)
+        upkeep.check_again(cache, listing.model, report, unless(cancelled))
     options = plan.request.transfer
     verified = transfer(plan.transfer, listing.source, cache, report, cancelled=cancelled, options=options)
     report(PhaseChanged(Phase.PREPARING, "linking the workspace"))
-    places = [(entry.path, cache.store.path_of(entry.digest)) for entry in verified.files if entry.digest]
-    directory = build_workspace(plan.directory, places, report)
+    directory = build_workspace(plan.directory, cache.store.places_of(verified).items(), report)
     if use:
         use.extend(directory, [entry.digest for entry in verified.files if entry.digest])
     return directory
-
-
-def _verify(cache: CacheRoot, model: ModelUri, report: Report, cancelled: threading.Event) -> None:
-    """Hash what the cache has of the model again; what is damaged goes, so that the transfer fetches it."""
-
-    def check() -> None:
-        if cancelled.is_set():
-            raise TransferCancelled
-
-    with suppress(ModelNotFound):
-        found = upkeep.verify(cache, model, report, check)
-        report(Note(f"{found.blobs} files in the cache hashed again, {len(found.damaged)} damaged"))
-        if found.damaged:
-            cache.require_writable()
 
 
 async def serve(request: ServeRequest, world: Surroundings) -> int:

@@ -30,12 +30,12 @@ from lading.digest import Digest
 from lading.errors import CacheBusy, MachineError
 from lading.events import BlobVerified, Note, OthersProgress, Report, TransferFinished, TransferStarted, ignore
 from lading.model.manifest import FileEntry, Manifest
-from lading.pipeline import Pipeline, TransferCancelled, TransferOptions
+from lading.pipeline import Pipeline, TransferCancelled, TransferOptions, unless
 from lading.plan import Holdings, LocalCopy, PlannedFile, SkippedFile, Step, TransferPlan, plan_transfer
 from lading.sources.interface import Source
 from lading.units import format_bytes
 
-__all__ = ["TransferCancelled", "TransferOptions", "survey", "transfer"]
+__all__ = ["TransferCancelled", "TransferOptions", "survey", "transfer", "unless"]
 
 _CLEAN_UP_SECONDS = 600.0
 _WATCH_SECONDS = 2.0
@@ -93,9 +93,10 @@ def transfer(
     options = options or TransferOptions()
     lock = cache.lock_for(plan.manifest.source)
 
+    is_wanted = unless(cancelled)
+
     def check() -> None:
-        if cancelled.is_set():
-            raise TransferCancelled
+        is_wanted()
         lock.require_held()
 
     if not cache.is_writable or _is_here(plan.manifest, cache):

@@ -32,7 +32,7 @@ _STRETCHING = tuple(
     Flag(name, prefixes=False)
     for name in ("--hf-overrides", "--hf-config-path", "--rope-scaling", "--rope-theta", "--json-model-override-args")
 )
-_CHANGE_NOTHING = (
+CHANGE_NOTHING = (
     Flag("--model"),
     Flag("--served-model-name", Values.MANY),
     Flag("--host", prefixes=False),
@@ -40,6 +40,7 @@ _CHANGE_NOTHING = (
     Flag("--uds"),
     Flag("--api-key", Values.MANY, prefixes=False),
 )
+"""Flags that say what is served and where: no memory depends on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ def read_wish(family: str, tokens: Sequence[str]) -> Wish:
 
 def _others(family: str, tokens: Sequence[str]) -> str:
     """A digest of the tokens that are neither read nor known to change nothing; "" for none."""
-    known = (*flags_of(family), *_CHANGE_NOTHING)
+    known = (*flags_of(family), *CHANGE_NOTHING)
     left = without(tokens, known, (flag.name for flag in known))
     return hashlib.sha256("\0".join(left).encode()).hexdigest() if left else ""
 

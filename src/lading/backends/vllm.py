@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from lading.backends import vllm_log
 from lading.backends.arguments import Flag, Values, last_values, without
-from lading.backends.engine_options import flags_of, read_wish
+from lading.backends.engine_options import CHANGE_NOTHING, flags_of, read_wish
 from lading.backends.environment import SHIM, EngineEnvironments
 from lading.backends.interface import (
     Argument,
@@ -35,12 +35,7 @@ from lading.secret import Secret
 
 FLAGS = (
     *flags_of("vllm"),
-    Flag("--model"),
-    Flag("--served-model-name", Values.MANY),
-    Flag("--host", prefixes=False),
-    Flag("--port"),
-    Flag("--uds"),
-    Flag("--api-key", Values.MANY, prefixes=False),
+    *CHANGE_NOTHING,
     Flag("--model-impl"),
     Flag("--hf-overrides"),
     Flag("--trust-remote-code", Values.NONE),

@@ -71,6 +71,11 @@ def nearest_existing(path: Path) -> Path:
     return next((each for each in (path, *path.parents) if os.access(each, os.F_OK)), Path("/"))
 
 
+def share_a_disk(one: Path, other: Path) -> bool:
+    """Whether two paths lie on one filesystem, or would once they are made."""
+    return nearest_existing(one).stat().st_dev == nearest_existing(other).stat().st_dev
+
+
 def can_write_directory(path: Path) -> bool:
     """Whether this process may create files in the directory ``path``. Writes nothing."""
     effective = os.access in os.supports_effective_ids

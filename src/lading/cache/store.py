@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from lading.cache.disk import READ_BYTES, Check, fresh_path, machine_errors, never, sync_directory, sync_file
 from lading.digest import Digest, new_hasher
 from lading.errors import MachineError
+from lading.model.manifest import Manifest
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SEALED = 0o444
@@ -94,6 +95,10 @@ class BlobStore:
             raise ValueError(f"blobs are named by SHA-256, not {digest}")
         return self.directory / "sha256" / digest.hex[:2] / digest.hex
 
+    def places_of(self, manifest: Manifest) -> dict[str, Path]:
+        """Where the blob of each verified file of a model lies, by the file's path."""
+        return {file.path: self.path_of(file.digest) for file in manifest.files if file.digest}
+
     def mark_of(self, digest: Digest) -> Mark | None:
         """The blob's mark as it is now, None where there is no such blob."""
         try:
@@ -126,7 +131,7 @@ class BlobStore:
         path = self.path_of(digest)
         with machine_errors(path):
             try:
-                return _hash(path, path.stat().st_size, digest, check).keeps_promise
+                return hash_file(path, digest, lambda _: check()).keeps_promise
             except FileNotFoundError:
                 return False
 
@@ -181,7 +186,7 @@ class BlobStore:
             if original.stat().st_size != size or not original.is_file():
                 return None
             if _link(original, staged):
-                return _hash(staged, size, promised, check)
+                return hash_file(staged, promised, lambda _: check())
             source = original.open("rb")
         except (OSError, RuntimeError):  # pathlib says RuntimeError for a loop of links, before Python 3.13
             return None  # vanished or unreadable: simply not a copy that we can use
@@ -222,10 +227,11 @@ def _read(source: BinaryIO) -> bytes:
         return b""  # a bad disk under the other cache: the digest will not match, and the file is fetched
 
 
-def _hash(path: Path, size_bytes: int, promised: Digest, check: Check) -> FileHasher:
-    hasher = FileHasher(size_bytes, promised)
+def hash_file(path: Path, promised: Digest | None, tell: Callable[[int], None]) -> FileHasher:
+    """The hasher of a file, all of whose bytes it has seen; ``tell`` is told of each piece, and may raise."""
     with path.open("rb", buffering=0) as file:
+        hasher = FileHasher(os.fstat(file.fileno()).st_size, promised)
         while data := file.read(READ_BYTES):
-            check()
+            tell(len(data))
             hasher.update(data)
     return hasher

@@ -132,6 +132,19 @@ def verify(cache: CacheRoot, model: ModelUri | None = None, report: Report = ign
     return Verdict(len(digests), total_bytes, time.monotonic() - began, told, cache.is_writable)
 
 
+def check_again(cache: CacheRoot, model: ModelUri, report: Report = ignore, check: Check = never) -> None:
+    """Hash what the cache has of a model again; what is damaged goes, so that a transfer fetches it.
+
+    Does nothing for a model that the cache does not have. Raises NotWritable where something is damaged and stays.
+    """
+    if cache.index.load(model) is None:
+        return
+    found = verify(cache, model, report, check)
+    report(Note(f"{found.blobs} files in the cache hashed again, {len(found.damaged)} damaged"))
+    if found.damaged:
+        cache.require_writable()
+
+
 def remove(cache: CacheRoot, model: ModelUri, report: Report = ignore) -> Cleaned:
     """Forget a model: its entries, partial files, workspaces, and the blobs that no other model has.
 
