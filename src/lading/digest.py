@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from lading.errors import UsageError
 
-_HEX_LENGTHS = {"sha256": 64, "gitsha1": 40, "md5": 32, "crc32c": 8}
+_HEX_LENGTHS = {"sha256": 64, "blake3": 64, "gitsha1": 40, "md5": 32, "crc32c": 8}
 _HEX = re.compile(r"[0-9a-f]+")
 
 
@@ -68,12 +68,17 @@ def new_hasher(algorithm: str, size_bytes: int) -> Hasher:
     match algorithm:
         case "sha256":
             return hashlib.sha256()
+        case "blake3":
+            import blake3
+
+            hasher: Hasher = blake3.blake3()
+            return hasher
         case "md5":
             return hashlib.md5(usedforsecurity=False)
         case "gitsha1":
-            hasher = hashlib.sha1(usedforsecurity=False)
-            hasher.update(b"blob %d\0" % size_bytes)
-            return hasher
+            git = hashlib.sha1(usedforsecurity=False)
+            git.update(b"blob %d\0" % size_bytes)
+            return git
         case "crc32c":
             return _Crc32c()
         case _:

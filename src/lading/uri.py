@@ -11,6 +11,7 @@ Accepted forms::
     http://{host}[:{port}][/{path}][?file={path}]             also https://
     local://{absolute path}[?file={path}]                     the form that manifests use
     {absolute path}                                           a directory on this machine; taken as it stands
+    manifest://{digest}[?file={path}]                         files that a NIM manifest lists, as the cache names them
 
 Percent-encoding is decoded when parsed and written where a character would be read as syntax, so
 ``parse(str(uri)) == uri`` for every value and ``str(parse(text)) == text`` for every text in canonical form.
@@ -41,6 +42,7 @@ class Scheme(StrEnum):
     HTTPS = "https"
     LOCAL = "local"
     PATH = "path"
+    MANIFEST = "manifest"
 
 
 FORMS = {
@@ -54,6 +56,7 @@ FORMS = {
     Scheme.HTTPS: "https://{host}[:{port}]/{path}[?file={path}]",
     Scheme.LOCAL: "local:///{absolute path}[?file={path}]",
     Scheme.PATH: "/{absolute path}",
+    Scheme.MANIFEST: "manifest://{64 hexadecimal digits}[?file={path}]",
 }
 DEFAULT_REVISIONS = {Scheme.HF: "main", Scheme.MODELSCOPE: "master"}
 
@@ -63,6 +66,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/-]*")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", re.IGNORECASE)
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(?:-[a-z0-9]+)*|\$root|\$web")
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _USERINFO = re.compile(r"//[^/@]*@")
@@ -141,7 +145,7 @@ class ModelUri:
 
 
 def _refused(text: str, why: str, scheme: Scheme | None = None, hint: str | None = None) -> InvalidModelUri:
-    forms = [FORMS[scheme]] if scheme else [FORMS[each] for each in FORMS]
+    forms = [FORMS[scheme]] if scheme else [FORMS[each] for each in FORMS if each is not Scheme.MANIFEST]
     accepted = "accepted form: " if scheme else "accepted forms:\n  "
     guess = hint or (f"did you mean hf://{text}?\n" if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./-]+)?", text) else "")
     shown = _USERINFO.sub("//***@", text)
@@ -264,6 +268,12 @@ def _parse_local(text: str, _scheme: Scheme, body: str) -> tuple[str, str | None
     return _absolute_path(text, _decode(text, body)), None
 
 
+def _parse_manifest(text: str, scheme: Scheme, body: str) -> tuple[str, str | None]:
+    if not _DIGEST.fullmatch(body):
+        raise _refused(text, f"{body!r} is not 64 lowercase hexadecimal digits", scheme)
+    return body, None
+
+
 _PARSERS = {
     Scheme.HF: _parse_hub,
     Scheme.MODELSCOPE: _parse_hub,
@@ -274,4 +284,5 @@ _PARSERS = {
     Scheme.HTTP: _parse_server,
     Scheme.HTTPS: _parse_server,
     Scheme.LOCAL: _parse_local,
+    Scheme.MANIFEST: _parse_manifest,
 }
