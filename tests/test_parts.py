@@ -86,7 +86,8 @@ def test_while_every_thread_has_a_file_one_request_brings_several_parts() -> Non
 
 
 def test_toward_the_end_requests_become_short_so_that_all_threads_end_together() -> None:
-    it, sizes = board(attempt("a", bytes(64 * PART)), connections=1, run_bytes=32 * PART), []
+    it = board(attempt("a", bytes(64 * PART)), connections=1, run_bytes=32 * PART)
+    sizes: list[int] = []
     while sum(sizes) < 64:
         part = it.claim(0)
         sizes.append(part.segment.size_bytes // PART)
