@@ -85,6 +85,33 @@ def test_while_every_thread_has_a_file_one_request_brings_several_parts() -> Non
     assert it.claim(0).segment.end == 16
 
 
+def test_toward_the_end_requests_become_short_so_that_all_threads_end_together() -> None:
+    it = board(attempt("a", bytes(64 * PART)), connections=1, run_bytes=32 * PART)
+    sizes: list[int] = []
+    while sum(sizes) < 64:
+        part = it.claim(0)
+        sizes.append(part.segment.size_bytes // PART)
+        bring(part, bytes(64 * PART))
+        it.put(part)
+    assert sizes == [32, 16, 8, 4, 2, 1, 1]
+
+
+@pytest.mark.parametrize(("buffers", "longest"), [(12, 4), (3, 1)])
+def test_where_others_help_a_request_brings_what_their_parts_find_buffers_for(buffers: int, longest: int) -> None:
+    it = board(attempt("a", bytes(640 * PART)), buffers=buffers, connections=4, run_bytes=128 * PART)
+    claimed = [it.claim(number).segment.size_bytes // PART for number in range(4)]
+    assert claimed == [longest, 1, 1, 1]
+
+
+def test_what_a_damaged_file_is_fetched_again_for_counts_as_left() -> None:
+    it = board(attempt("a", bytes(16 * PART)), connections=1, run_bytes=64 * PART)
+    first = it.claim(0)
+    assert first.segment.size_bytes == 8 * PART
+    it.replace(first.attempt, attempt("a", bytes(16 * PART)))
+    it.put(first)
+    assert it.claim(0).segment.size_bytes == 8 * PART
+
+
 def test_a_part_ahead_of_its_turn_waits_until_the_one_before_is_hashed() -> None:
     data = bytes(range(8))
     it = board(attempt("a", data))

@@ -4,7 +4,8 @@ All of it stands on one :class:`Board` behind one lock. A file's bytes are hashe
 them. Whoever has the part at the file's frontier hashes it as it comes, through the thread's own scratch; a part that
 is fetched ahead of its turn stays in a buffer until somebody brings the frontier to it. So threads are given parts at a
 frontier first, of files that were begun or of new ones, and help with a file that has its thread only when nothing else
-is left. As long as every thread has a file, parts are given out several at a time: one request for all of them.
+is left. Parts at a frontier are given out several at a time, one request for all of them: no more than what threads
+that help fetch meanwhile finds buffers, and toward the end fewer and fewer, so that all threads end together.
 
 Why it cannot hang: of a file, the lowest part left is claimed first, and the one at the frontier needs no buffer. So
 what a part in a buffer waits for is on its way or can be begun. :meth:`Board.end` wakes everybody.
@@ -51,9 +52,11 @@ class Attempt:
     hashed_bytes: int = 0
     _to_fetch: deque[Segment] = field(init=False)
     _on_disk: deque[Segment] = field(init=False)
+    unclaimed_bytes: int = field(init=False)  # to be fetched, that no thread has begun
 
     def __post_init__(self) -> None:
         self._to_fetch = deque(each for each in self.segments if not each.on_disk)
+        self.unclaimed_bytes = sum(each.size_bytes for each in self._to_fetch)
         self._on_disk = deque(each for each in self.segments if each.on_disk)
 
     @classmethod
@@ -92,11 +95,16 @@ class Attempt:
         run = self._to_fetch.popleft()
         while self._to_fetch and self._to_fetch[0].start == run.end and self._to_fetch[0].end <= run.start + most_bytes:
             run = Segment(run.start, self._to_fetch.popleft().end, on_disk=False)
+        self.unclaimed_bytes -= run.size_bytes
         return run
 
     def claim_ahead(self) -> Segment | None:
         """The lowest segment to fetch that nobody has."""
-        return self._to_fetch.popleft() if self._to_fetch else None
+        if not self._to_fetch:
+            return None
+        segment = self._to_fetch.popleft()
+        self.unclaimed_bytes -= segment.size_bytes
+        return segment
 
 
 @dataclass(eq=False, slots=True)
@@ -163,10 +171,12 @@ class Board:
         self.fetched_bytes = 0
         self._changed = threading.Condition()
         self._free = list(buffers)
+        self._buffered_bytes = sum(map(len, self._free))
         self._scratches = scratches
         self._run_bytes = run_bytes
         self._connections = connections
         self._waiting = deque(attempts)  # files that nobody works on
+        self._waiting_bytes = sum(each.unclaimed_bytes for each in self._waiting)
         self._begun: list[Attempt] = []  # others of which something is left to claim
         self._unfinished = len(self._waiting)
         self._fetched: dict[tuple[Attempt, int], Part] = {}  # ahead of their turn, by their start
@@ -181,6 +191,7 @@ class Board:
             for key in [key for key in self._fetched if key[0] is attempt]:
                 self._release(self._fetched.pop(key))
             self._waiting.append(successor)
+            self._waiting_bytes += successor.unclaimed_bytes
             self._changed.notify_all()
             return True
 
@@ -264,16 +275,24 @@ class Board:
         return self._at_frontier(scratch) or self._of_new_file(scratch) or self._ahead()
 
     def _at_frontier(self, scratch: memoryview) -> Part | None:
-        has_file_for_each = len(self._begun) + len(self._waiting) >= self._connections
+        most_bytes = self._longest_run()
         for attempt in self._begun:
-            if segment := attempt.claim_at_frontier(self._run_bytes if has_file_for_each else 0):
+            if segment := attempt.claim_at_frontier(most_bytes):
                 return self._claimed(Part(attempt, segment, scratch, in_turn=True))
         return None
+
+    def _longest_run(self) -> int:
+        """Bytes that one request may bring: a share of what is left, for which helping threads find buffers."""
+        left = self._waiting_bytes + sum(each.unclaimed_bytes for each in self._begun)
+        helping = self._connections - len(self._begun) - len(self._waiting)
+        buffered = self._buffered_bytes // helping if helping > 0 else left
+        return min(self._run_bytes, left // (2 * self._connections), buffered)
 
     def _of_new_file(self, scratch: memoryview) -> Part | None:
         if not self._waiting:
             return None
         self._begun.append(self._waiting.popleft())
+        self._waiting_bytes -= self._begun[-1].unclaimed_bytes
         return self._at_frontier(scratch)
 
     def _ahead(self) -> Part | None:

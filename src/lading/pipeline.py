@@ -66,7 +66,7 @@ class TransferOptions:
     connections: int = 4
     most_connections: int | None = None  # up to how many as long as each brings more; None for no more
     part_bytes: int = 8 * MIB
-    run_bytes: int = 32 * MIB  # of parts for one request: longer ones gain little, and nobody can help with them
+    run_bytes: int = 128 * MIB  # of parts for one request; nobody can help with them
     max_bytes_per_second: int | None = None
     retries: int = 8  # tries of one part without a new byte before giving up
     first_delay_seconds: float = 0.5
