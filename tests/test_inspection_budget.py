@@ -20,7 +20,8 @@ from lading.model.manifest import FileEntry
 from lading.model.safetensors import Tensor
 from lading.model.weights import Heads, Loading
 from lading.profiles.fit import Wish
-from lading.resolve import Consultation, Listing, Machine, list_profiles
+from lading.recall import Consultation, Refresh
+from lading.resolve import Listing, Machine, Subject, list_profiles
 from lading.sources.http import HttpClient, Network
 from lading.sources.huggingface import HuggingFaceSource
 from lading.uri import ModelUri
@@ -147,9 +148,11 @@ class TestListing:
 
     def list(self, source: Any, root: Path, events: list[Event] | None = None, *, refresh: bool = False) -> Listing:
         cache = open_cache(root, default=root, fallback=root)
-        world = Consultation(refresh=refresh, report=(events if events is not None else []).append)
+        world = Consultation(
+            Refresh.DEMANDED if refresh else Refresh.NEVER, report=(events if events is not None else []).append
+        )
         model = ModelUri.parse("hf://demo/tiny")
-        return list_profiles(model, Wish(), source=source, cache=cache, machine=self.MACHINE, world=world)
+        return list_profiles(Subject(model), Wish(), source=source, cache=cache, machine=self.MACHINE, world=world)
 
     def test_a_second_listing_reads_nothing_again(self, tmp_path: Path) -> None:
         source = SparseSource().put(model_files(DEEPSEEK_V3, sharded(deepseek(DEEPSEEK_V3), 163)))

@@ -15,10 +15,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lading", "lading.digest", "lading.errors", "lading.events", "lading.secret", "lading.settings", "lading.settings_readers", "lading.settings_table", "lading.units", "lading.uri"),
     ("lading.model", "lading.hardware.inventory", "lading.supervisor.state", "lading.demo"),
     ("lading.profiles",),
-    ("lading.plan",),
+    ("lading.manifests", "lading.plan"),
     ("lading.hardware", "lading.sources", "lading.cache", "lading.backends"),
     ("lading.model_store", "lading.pace", "lading.parts", "lading.placing", "lading.store_plan", "lading.prefetch", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
-    ("lading.calibrate", "lading.doctor", "lading.download", "lading.planning", "lading.resolve", "lading.serve"),
+    ("lading.calibrate", "lading.candidates", "lading.doctor", "lading.download", "lading.planning", "lading.recall", "lading.resolve", "lading.runtime_manifest", "lading.serve"),
     ("lading.cli",),
 )  # fmt: skip
 """Layers 0 to 5 of the design; layer 1 in three steps, since profiles stand on facts and the plan on both."""
@@ -29,7 +29,8 @@ OWNERS = {
     "starlette": "lading.gateway",
     "httptools": "lading.gateway",
     "rich": "lading.cli",
-    "yaml": "lading.profiles.runtime_manifest",
+    "yaml": "lading.manifests",
+    "blake3": "lading.digest",
     "botocore": "lading.sources.s3_credentials",
     "azure": "lading.sources.azure_credentials",
     "google": "lading.sources.gcs_credentials",

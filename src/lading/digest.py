@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from lading.errors import UsageError
 
@@ -71,8 +71,7 @@ def new_hasher(algorithm: str, size_bytes: int) -> Hasher:
         case "blake3":
             import blake3
 
-            hasher: Hasher = blake3.blake3()
-            return hasher
+            return cast("Hasher", blake3.blake3())  # whose update returns itself
         case "md5":
             return hashlib.md5(usedforsecurity=False)
         case "gitsha1":

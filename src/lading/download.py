@@ -9,43 +9,39 @@ cannot be asked is no error.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lading.backends.interface import Installation
 from lading.cache import upkeep
 from lading.cache.disk import share_a_disk
 from lading.cache.index import IndexEntry
 from lading.cache.root import CacheRoot
+from lading.candidates import Candidates, Named, Scope, Surroundings, consider
 from lading.digest import Digest
 from lading.errors import (
     MachineError,
     NoRunnableProfile,
-    OfflineError,
-    SourceUnreachable,
     UsageError,
 )
 from lading.events import Event, Note, Phase, PhaseChanged, Report, TransferFinished, both
 from lading.hardware.inventory import Inventory
 from lading.model.manifest import Manifest
 from lading.model_store import Stored, create_store, survey_site
-from lading.plan import Globs, Step, TransferPlan
+from lading.plan import Globs, Step, TransferPlan, check_disk
 from lading.profiles.fit import Fit, Verdict, Wish
 from lading.profiles.naming import DEFAULT, named
 from lading.profiles.profile import Profile
 from lading.profiles.select import select
-from lading.resolve import Consultation, Listing, Machine, fits_on, list_profiles
-from lading.sources.interface import Source
+from lading.recall import Consultation, Refresh
+from lading.resolve import Listing, Machine, Subject, fits_on, profiles_of
+from lading.runtime_manifest import keep_runtime_manifest, workspace_of, write_manifest
 from lading.store_plan import StoreFile, StorePlan, plan_store
 from lading.transfer import TransferOptions, survey, transfer, unless
 from lading.uri import ModelUri
 from lading.workspace import build_workspace
-
-if TYPE_CHECKING:
-    from lading.serve import Surroundings
 
 ENGINES = ("vllm", "sglang", "tensorrt_llm")
 """The engines whose profiles may be named: the machine that will serve need not have the engines of this one."""
@@ -71,17 +67,19 @@ class Output(Enum):
 class DownloadRequest:
     """What to bring, after command line and settings were read.
 
-    ``profiles`` are texts that name some; empty: ``extent`` says which. ``directory`` is where a STORE shall be.
+    ``profiles`` are texts that name some; empty: ``extent`` says which. ``directory`` is where a STORE shall be,
+    ``manifest_file`` where the manifest of what was brought is written; None for nowhere.
     ``use_cache`` takes a complete model of the cache without asking the source; ``verify_cached`` hashes again what the
     cache has.
     """
 
-    model: ModelUri
+    model: Named
     wish: Wish = field(default_factory=Wish)
     profiles: tuple[str, ...] = ()
     extent: Extent = Extent.SELECTED
     output: Output = Output.CACHE
     directory: Path | None = None
+    manifest_file: Path | None = None
     use_cache: bool = False
     verify_cached: bool = False
     globs: Globs = field(default_factory=Globs)
@@ -97,41 +95,67 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Portion:
+    """One set of files, for the profiles that use it. ``transfer`` is None for a model that is used where it lies."""
+
+    listing: Listing
+    profiles: tuple[Profile, ...]
+    transfer: TransferPlan | None
+
+
+@dataclass(frozen=True, slots=True)
 class DownloadPlan:
     """Everything decided, nothing done: what ``--dry-run`` prints.
 
-    ``cache`` and ``transfer`` are None for a model that is used where it lies; ``store`` where no STORE is wanted.
+    A model that is named by its location is one portion, a manifest one for each workspace of the chosen profiles.
+    ``cache`` is None for a model that is used where it lies, ``store`` where no STORE is wanted.
     """
 
     request: DownloadRequest
-    listing: Listing
     choice: Choice
+    portions: tuple[Portion, ...]
     cache: CacheRoot | None
-    transfer: TransferPlan | None
     store: StorePlan | None
+
+    @property
+    def transfers(self) -> tuple[TransferPlan, ...]:
+        """What is to be fetched."""
+        return tuple(each.transfer for each in self.portions if each.transfer)
 
     def check_disks(self) -> None:
         """Raise NotEnoughDisk where the cache's disk, or the store's, cannot take what would be written to it."""
-        if self.transfer:
-            self.transfer.check_disk()
+        check_disk(self.transfers)
         if self.store:
             is_one_disk = self.cache is not None and share_a_disk(self.cache.path, self.store.directory)
-            needed = self.transfer.needed_bytes if self.transfer and is_one_disk else 0
+            needed = sum(each.needed_bytes for each in self.transfers) if is_one_disk else 0
             self.store.check_disk(spoken_for_bytes=needed)
 
 
 @dataclass(frozen=True, slots=True)
-class Downloaded:
-    """What was done: the files with their digests, what was fetched, where the model can be used from.
+class Brought:
+    """One portion, here: its files with their digests, what was fetched, where it can be used from.
 
-    ``directory`` is None where only the cache has it; ``stored`` where no STORE was made.
+    ``directory`` is None where only the cache has it.
     """
 
-    plan: DownloadPlan
+    portion: Portion
     manifest: Manifest
     fetched_bytes: int
     directory: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """What was done. ``stored`` is None where no STORE was made."""
+
+    plan: DownloadPlan
+    brought: tuple[Brought, ...]
     stored: Stored | None
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes that were fetched."""
+        return sum(each.fetched_bytes for each in self.brought)
 
     @property
     def moved_bytes(self) -> int:
@@ -141,13 +165,28 @@ class Downloaded:
 
 def plan_download(request: DownloadRequest, world: Surroundings) -> DownloadPlan:
     """Decide what to bring. Asks the source, or reads the cache; writes nothing but the cache's layout and listing."""
-    source = world.source_for(request.model, world.report)
-    cache = None if source.in_place else world.open_cache()
-    listing, choice = _Enquiry(request, source, cache, _machine(world), world.report).answer()
+    found, choice = _Enquiry(request, world, _machine(world)).answer()
     world.report(Note(f"{', '.join(each.name for each in choice.profiles)}: {choice.reason}"))
-    planned = survey(listing.manifest, source, cache, skipped=listing.skipped) if cache else None
-    plan = DownloadPlan(request, listing, choice, cache, planned, None)
-    return replace(plan, store=_planned_store(plan, _files(plan, planned))) if request.output is Output.STORE else plan
+    portions = tuple(_portions(found, choice))
+    if len(portions) > 1 and request.output is not Output.CACHE:
+        raise UsageError(
+            f"{len(portions)} profiles with files of their own were asked for, and a directory holds one",
+            remedy="name one profile with --profile; `lading list-model-profiles` shows them",
+        )
+    plan = DownloadPlan(request, choice, portions, found.cache, None)
+    if request.output is not Output.STORE:
+        return plan
+    return replace(plan, store=_planned_store(plan, _files(portions[0])))
+
+
+def _portions(found: Candidates, choice: Choice) -> Iterator[Portion]:
+    by_model: dict[ModelUri, list[Profile]] = {}
+    for profile in choice.profiles:
+        by_model.setdefault(found.listing_of(profile).model, []).append(profile)
+    for model, profiles in by_model.items():
+        listing, cache = found.listings[model], found.cache
+        planned = survey(listing.manifest, listing.source, cache, skipped=listing.skipped) if cache else None
+        yield Portion(listing, tuple(profiles), planned)
 
 
 def _machine(world: Surroundings) -> Machine:
@@ -164,56 +203,45 @@ class _Enquiry:
     """What a model is, and which of its profiles are meant: asked of the source, or of the cache."""
 
     request: DownloadRequest
-    source: Source
-    cache: CacheRoot | None
+    world: Surroundings
     machine: Machine
-    report: Report
 
-    def answer(self) -> tuple[Listing, Choice]:
+    def answer(self) -> tuple[Candidates, Choice]:
         """As the source has the model now; as the cache has it where that is to do, has to, or has what is named."""
-        listing = self._listed()
+        found = self._ask(Refresh.NEVER if self.request.use_cache else Refresh.ALWAYS)
         try:
-            return listing, self._chosen(listing)
+            return found, self._chosen(found)
         except UnknownProfile as error:
-            entry = self._kept()
-            if entry is None or entry.pinned == listing.pinned:
+            entry = self._kept(found.cache)
+            if entry is None or entry.pinned == found.listings[entry.source].pinned:
                 raise
-            older = self._ask(refresh=False)  # ids are of one revision
+            older = self._ask(Refresh.NEVER)  # ids are of one revision
             choice = self._chosen(older)
-            self.report(Note(f"{error.message} as it is now; taking it as the cache has it", "WARNING"))
+            self.world.report(Note(f"{error.message} as it is now; taking it as the cache has it", "WARNING"))
             return older, choice
 
-    def _listed(self) -> Listing:
-        try:
-            return self._ask(refresh=not self.request.use_cache)
-        except (OfflineError, SourceUnreachable) as error:
-            model, entry = self.request.model, self._kept()
-            if entry is None:
-                error.remedy = "\n".join(filter(None, (error.remedy, _FETCH.format(model=model))))
-            if entry is None or self.request.use_cache:
-                raise
-            kept = f"the cache has {model} complete, at {entry.manifest.revision}"
-            self.report(Note(f"{error.message}; {kept}", "WARNING"))
-            return self._ask(refresh=False)
-
-    def _kept(self) -> IndexEntry | None:
-        entry = self.cache.index.load(self.request.model) if self.cache else None
+    def _kept(self, cache: CacheRoot | None) -> IndexEntry | None:
+        model = self.request.model
+        entry = cache.index.load(model) if cache and isinstance(model, ModelUri) else None
         return entry if entry and entry.is_complete else None
 
-    def _ask(self, *, refresh: bool) -> Listing:
+    def _ask(self, refresh: Refresh) -> Candidates:
         request = self.request
-        consultation = Consultation(refresh, self.report, request.globs)
+        how = Consultation(refresh, self.world.report, request.globs)
         wish = replace(request.wish, lora=request.wish.lora or request.extent is Extent.LORA)
-        return list_profiles(
-            request.model, wish, source=self.source, cache=self.cache, machine=self.machine, world=consultation
-        )
+        asked = request.profiles or ((wish.profile,) if wish.profile and request.extent is Extent.SELECTED else ())
+        scope = Scope(asked, everything=request.extent is Extent.ALL)
+        return consider(request.model, wish, machine=self.machine, world=self.world, how=how, scope=scope)
 
-    def _chosen(self, listing: Listing) -> Choice:
-        elsewhere = _profiles_elsewhere(listing, self.machine, self.request.wish)
-        return choose_profiles(self.request, listing.fits, elsewhere)
-
-
-_FETCH = "or, where there is a network: `download-to-cache --model-uri {model}`, and bring that cache here"
+    def _chosen(self, found: Candidates) -> Choice:
+        if self.request.extent is Extent.ALL and found.faults:
+            raise next(iter(found.faults.values()))
+        seen = {each.profile.id for listing in found.listings.values() for each in listing.fits}
+        here = [each for each in found.fits if each.profile.id in seen]
+        others = [each for each in found.fits if each.profile.id not in seen]
+        if isinstance(self.request.model, ModelUri):
+            others += _profiles_elsewhere(next(iter(found.listings.values())), self.machine, self.request.wish)
+        return choose_profiles(self.request, here, others)
 
 
 class UnknownProfile(UsageError):
@@ -275,54 +303,61 @@ def download(plan: DownloadPlan, report: Report, cancelled: threading.Event) -> 
     """
     check = unless(cancelled)
     if plan.cache and plan.request.verify_cached:
-        upkeep.check_again(plan.cache, plan.listing.model, report, check)
+        for each in plan.portions:
+            upkeep.check_again(plan.cache, each.listing.model, report, check)
     plan.check_disks()
-    manifest, fetched_bytes = _fetched(plan, report, cancelled)
+    brought = tuple(_bring(plan, each, report, cancelled) for each in plan.portions)
+    if plan.request.manifest_file:
+        made = [workspace_of(each.portion.listing, each.manifest) for each in brought]
+        write_manifest(plan.request.manifest_file, made)
+        report(Note(f"wrote {plan.request.manifest_file}"))
     if plan.request.output is not Output.STORE:
-        return Downloaded(plan, manifest, fetched_bytes, _workspace(plan, manifest, report), None)
-    store = _planned_store(plan, [StoreFile(each.path, each.size_bytes, each.digest) for each in manifest.files])
+        return Downloaded(plan, brought, None)
+    only = brought[0]
+    files = [StoreFile(each.path, each.size_bytes, each.digest) for each in only.manifest.files]
+    store = _planned_store(plan, files)
     report(PhaseChanged(Phase.PREPARING, str(store.directory)))
-    stored = create_store(store, _origins(plan, manifest), report, check=check)
-    return Downloaded(replace(plan, store=store), manifest, fetched_bytes, store.directory, stored)
+    stored = create_store(store, _origins(plan, only.portion, only.manifest), report, check=check)
+    return Downloaded(replace(plan, store=store), (replace(only, directory=store.directory),), stored)
 
 
-def _fetched(plan: DownloadPlan, report: Report, cancelled: threading.Event) -> tuple[Manifest, int]:
-    """The model's files, all here now, and how many bytes of them were fetched."""
-    listing, cache = plan.listing, plan.cache
-    if cache is None or plan.transfer is None:
-        return listing.manifest, 0
+def _bring(plan: DownloadPlan, portion: Portion, report: Report, cancelled: threading.Event) -> Brought:
+    """Fetch what is not here of one portion, and lay out its workspace where one is wanted."""
+    listing, cache = portion.listing, plan.cache
+    if cache is None or portion.transfer is None:
+        in_place = Path(listing.model.location) if plan.request.output is Output.WORKSPACE else None
+        return Brought(portion, listing.manifest, 0, in_place)
     report(PhaseChanged(Phase.DOWNLOADING, str(listing.pinned)))
     tally, options = _Tally(), plan.request.transfer
-    manifest = transfer(plan.transfer, listing.source, cache, both(report, tally), cancelled=cancelled, options=options)
+    reports = both(report, tally)
+    manifest = transfer(portion.transfer, listing.source, cache, reports, cancelled=cancelled, options=options)
     cache.index.touch(listing.model)
-    return manifest, tally.fetched_bytes
+    keep_runtime_manifest(cache, listing, manifest, sorted({each.profile.backend for each in listing.fits}), report)
+    directory = None
+    if plan.request.output is Output.WORKSPACE:
+        origins = cache.store.places_of(manifest)
+        directory = build_workspace(cache.workspace_for(listing.pinned), origins.items(), report)
+    return Brought(portion, manifest, tally.fetched_bytes, directory)
 
 
 def _profiles_elsewhere(listing: Listing, machine: Machine, wish: Wish) -> tuple[Fit, ...]:
     """The profiles of the model on machines with other engines than this one's; LoRA ones too."""
     device = machine.inventory.device
     assumed = tuple(Installation(name, "of any version", device, (), {}, frozenset(), "assumed") for name in ENGINES)
-    asked = replace(wish, lora=True)
-    return fits_on(Machine(machine.inventory, assumed), listing.facts, str(listing.pinned), asked)
+    elsewhere, asked = Machine(machine.inventory, assumed), replace(wish, lora=True)
+    profiles = profiles_of(elsewhere, listing.facts, Subject(listing.pinned), asked)
+    return fits_on(elsewhere, listing.facts, profiles, asked)
 
 
-def _workspace(plan: DownloadPlan, manifest: Manifest, report: Report) -> Path | None:
-    if plan.request.output is Output.CACHE:
-        return None
-    if plan.cache is None:
-        return Path(plan.listing.model.location)
-    origins = _origins(plan, manifest)
-    return build_workspace(plan.cache.workspace_for(plan.listing.pinned), origins.items(), report)
-
-
-def _files(plan: DownloadPlan, planned: TransferPlan | None) -> list[StoreFile]:
+def _files(portion: Portion) -> list[StoreFile]:
     """The files that the store shall have, with the digests that are known before the transfer."""
+    planned = portion.transfer
     known = {each.entry.path: each.digest for each in planned.of_step(Step.PRESENT)} if planned else {}
 
     def digest_of(path: str, promised: Digest | None) -> Digest | None:
         return known.get(path) or (promised if promised and promised.algorithm == "sha256" else None)
 
-    entries = plan.listing.manifest.files
+    entries = portion.listing.manifest.files
     return [StoreFile(each.path, each.size_bytes, digest_of(each.path, each.digest)) for each in entries]
 
 
@@ -330,7 +365,8 @@ def _planned_store(plan: DownloadPlan, files: Sequence[StoreFile]) -> StorePlan:
     directory = plan.request.directory
     if directory is None:
         raise UsageError("no directory was named for the model store", remedy="name it with --model-store DIR")
-    origin = plan.cache.store.directory if plan.cache else Path(plan.listing.model.location)
+    model = plan.portions[0].listing.model
+    origin = plan.cache.store.directory if plan.cache else Path(model.location)
     site = survey_site(directory, origin, may_link=plan.cache is not None)
     held = plan.cache.path if plan.cache else origin
     if site.directory.is_relative_to(held.resolve()):
@@ -338,13 +374,14 @@ def _planned_store(plan: DownloadPlan, files: Sequence[StoreFile]) -> StorePlan:
     return plan_store(files, site)
 
 
-def _origins(plan: DownloadPlan, manifest: Manifest) -> dict[str, Path]:
+def _origins(plan: DownloadPlan, portion: Portion, manifest: Manifest) -> dict[str, Path]:
     """Where the bytes of each file are, by its path."""
     if plan.cache:
         return plan.cache.store.places_of(manifest)
-    found = {each.path: plan.listing.source.local_copy(each) for each in manifest.files}
+    listing = portion.listing
+    found = {each.path: listing.source.local_copy(each) for each in manifest.files}
     if gone := [path for path, place in found.items() if place is None]:
-        raise MachineError(f"{plan.listing.model} has {gone[0]} no longer", remedy="run the command again")
+        raise MachineError(f"{listing.model} has {gone[0]} no longer", remedy="run the command again")
     return {path: place for path, place in found.items() if place}
 
 

@@ -74,6 +74,7 @@ class TransferOptions:
     patience_seconds: float = 300.0  # the longest Retry-After that is waited for
     journal_seconds: float = 1.0
     lock_wait_seconds: float = 6 * 3600.0
+    may_fetch: bool = True  # else what is not here is waited for while another process fetches it
     clock: Callable[[], float] = time.monotonic
     wait: Callable[[threading.Event, float], object] = threading.Event.wait
     random: Callable[[], float] = random.random

@@ -6,7 +6,7 @@ For every plan, ``present_bytes + adopt_bytes + shared_bytes + fetch_bytes == to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -308,23 +308,41 @@ class TransferPlan:
     @property
     def needed_bytes(self) -> int:
         """Free bytes that the cache's filesystem must have, a margin included; 0 when nothing is written."""
-        fetched = sum(each.entry.size_bytes - each.partial.allocated_bytes for each in self.of_step(Step.FETCH))
-        copied = sum(each.entry.size_bytes for each in self.of_step(Step.ADOPT) if _needs_copy(each))
-        return fetched + copied + MARGIN_BYTES if fetched + copied else 0
+        return needed_bytes([self])
 
     def check_disk(self) -> None:
         """Raise :class:`NotEnoughDisk` when the cache's filesystem cannot take what would be written."""
-        if self.needed_bytes <= self.free_bytes:
-            return
-        lacking = self.needed_bytes - self.free_bytes
-        raise NotEnoughDisk(
-            f"{self.manifest.source} needs {format_bytes(self.needed_bytes)} more in {self.cache_path}, "
-            f"where {format_bytes(self.free_bytes)} are free",
-            remedy=f"free {format_bytes(lacking)} there, or set NIM_CACHE_PATH to a directory on a larger disk",
-        )
+        check_disk([self])
 
     def _bytes(self, step: Step) -> int:
         return sum(each.entry.size_bytes for each in self.of_step(step))
+
+
+def check_disk(plans: Sequence[TransferPlan]) -> None:
+    """Raise :class:`NotEnoughDisk` when the cache's filesystem cannot take what the plans together would write."""
+    needed, free = needed_bytes(plans), min((each.free_bytes for each in plans), default=0)
+    if needed <= free:
+        return
+    names = ", ".join(str(each.manifest.source) for each in plans)
+    place = plans[0].cache_path
+    raise NotEnoughDisk(
+        f"{names} needs {format_bytes(needed)} more in {place}, where {format_bytes(free)} are free",
+        remedy=f"free {format_bytes(needed - free)} there, or set NIM_CACHE_PATH to a directory on a larger disk",
+    )
+
+
+def needed_bytes(plans: Iterable[TransferPlan]) -> int:
+    """Free bytes that the cache's filesystem must have for all the plans; a file that several name counts once."""
+    wanted: dict[object, int] = {}
+    for file in (file for plan in plans for file in plan.files):
+        entry, step = file.entry, file.step
+        identity = entry.digest or (entry.uri, entry.etag)
+        if step is Step.FETCH:
+            wanted[identity] = entry.size_bytes - file.partial.allocated_bytes
+        elif step is Step.ADOPT and _needs_copy(file):
+            wanted[identity] = entry.size_bytes
+    total = sum(wanted.values())
+    return total + MARGIN_BYTES if total else 0
 
 
 def _needs_copy(file: PlannedFile) -> bool:

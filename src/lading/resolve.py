@@ -6,27 +6,29 @@ With a complete entry in the cache nothing here opens a socket. What comes back 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from lading.backends.interface import Installation
 from lading.backends.members import BACKENDS
 from lading.cache.calibrations import Calibrations
-from lading.cache.index import IndexEntry
-from lading.cache.listing import KeptListing, Reads, load_listing, save_listing
+from lading.cache.listing import KeptListing, save_listing
 from lading.cache.root import CacheRoot
-from lading.errors import EngineNotInstalled, OfflineError, SourceUnreachable, UsageError
+from lading.errors import EngineNotInstalled, LadingError, MalformedModel, UsageError
 from lading.events import Note, Phase, PhaseChanged, Report
 from lading.hardware.inventory import Inventory
 from lading.inspection import ModelReader, inspect
 from lading.model.facts import ModelFacts
-from lading.model.manifest import FileEntry, Manifest
-from lading.plan import Globs, SkippedFile, choose_files
-from lading.profiles.fit import Engine, Fit, Wish, fit
+from lading.model.listed import ListedProfile
+from lading.model.manifest import Manifest
+from lading.plan import SkippedFile, choose_files
+from lading.profiles.fit import Engine, Fit, Wish, fit, unfit
 from lading.profiles.generate import generate_profiles
+from lading.profiles.listed import listed_profile, listed_profiles
 from lading.profiles.profile import Profile
 from lading.profiles.rules import Support
 from lading.profiles.select import Selection, select
+from lading.recall import Consultation, Found, find_bytes, find_files
 from lading.sources.interface import Source
 from lading.units import format_bytes
 from lading.uri import ModelUri
@@ -55,12 +57,11 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Consultation:
-    """How to ask: whether the source is asked although the cache knows, which files to take, and where to report."""
+class Subject:
+    """What is looked at as one model: a location, or a workspace with the profiles that a manifest lists for it."""
 
-    refresh: bool
-    report: Report
-    globs: Globs = field(default_factory=Globs)
+    model: ModelUri
+    listed: tuple[ListedProfile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,32 +86,47 @@ class Listing:
 
 
 def list_profiles(
-    model: ModelUri, wish: Wish, *, source: Source, cache: CacheRoot | None, machine: Machine, world: Consultation
+    subject: Subject, wish: Wish, *, source: Source, cache: CacheRoot | None, machine: Machine, world: Consultation
 ) -> Listing:
-    """The model's profiles and how each fits ``machine``.
+    """The subject's profiles and how each fits ``machine``.
 
     ``cache`` is None for sources that are served in place. Raises what the source and the model's files give rise to.
     """
+    model, report = subject.model, world.report
     if model.file:
         raise UsageError(f"{model} names one file", remedy=f"name the model: {model.model}")
-    report = world.report
     report(PhaseChanged(Phase.RESOLVING, str(model)))
-    recalled = _recall(model, cache, report) if cache and not world.refresh else None
-    kept = load_listing(cache.index.listing_path(model), model) if cache else None
-    listed = recalled.listed if recalled else _list(model, source, None if world.refresh else kept, report)
-    manifest, skipped = choose_files(listed, world.globs)
-    report(Note(_described(manifest, is_recalled=recalled is not None)))
-    reads = kept.reads if kept else Reads()
-    facts = inspect(manifest.files, ModelReader(source, lambda entry: find_bytes(entry, cache, source), reads=reads))
-    if cache and cache.is_writable and reads.is_changed:
-        save_listing(cache.index.listing_path(model), KeptListing(listed, reads))
+    found = find_files(model, source, cache, world)
+    manifest, skipped = (found.manifest, ()) if subject.listed else choose_files(found.manifest, world.globs)
+    report(Note(_described(manifest, is_recalled=found.is_recalled)))
+    try:
+        facts = _look_inside(manifest, found, source, cache)
+    except MalformedModel as error:
+        if not subject.listed:
+            raise
+        return _unreadable(subject, source, found, error)
     for note in facts.notes:
         report(Note(f"{facts.architecture}: {note}", "WARNING"))
     report(PhaseChanged(Phase.SELECTING, facts.architecture))
-    for remark in machine.inventory.remarks:
-        report(Note(remark))
-    fits = fits_on(machine, facts, str(manifest.pinned), wish, cache.calibrations if cache else None)
-    return Listing(model, source, manifest, skipped, facts, fits, recalled is not None)
+    profiles = profiles_of(machine, facts, Subject(manifest.pinned, subject.listed), wish)
+    fits = fits_on(machine, facts, profiles, wish, cache.calibrations if cache else None)
+    return Listing(model, source, manifest, skipped, facts, fits, found.is_recalled)
+
+
+def _look_inside(manifest: Manifest, found: Found, source: Source, cache: CacheRoot | None) -> ModelFacts:
+    """The model's facts, from what was read before where that is kept; what is read now is kept where it can be."""
+    model, reads = found.manifest.source, found.reads
+    facts = inspect(manifest.files, ModelReader(source, lambda entry: find_bytes(entry, cache, source), reads=reads))
+    if cache and cache.is_writable and reads.is_changed:
+        save_listing(cache.index.listing_path(model), KeptListing(found.manifest, reads))
+    return facts
+
+
+def _unreadable(subject: Subject, source: Source, found: Found, error: LadingError) -> Listing:
+    """A workspace that can be fetched, though its files do not tell what it needs: an engine compiled for one GPU."""
+    facts = ModelFacts.unknown(found.manifest.total_bytes)
+    fits = tuple(unfit(listed_profile(each), error.message, error.remedy) for each in subject.listed)
+    return Listing(subject.model, source, found.manifest, (), facts, fits, found.is_recalled)
 
 
 def _engine(installed: Installation, architecture: str) -> Engine:
@@ -120,25 +136,34 @@ def _engine(installed: Installation, architecture: str) -> Engine:
 
 
 def fits_on(
-    machine: Machine, facts: ModelFacts, key: str, wish: Wish, calibrations: Calibrations | None = None
+    machine: Machine,
+    facts: ModelFacts,
+    profiles: Iterable[Profile],
+    wish: Wish,
+    calibrations: Calibrations | None = None,
 ) -> tuple[Fit, ...]:
-    """How each profile of a model, that ``key`` identifies, fits ``machine``; with what was measured at its starts."""
+    """How each of a model's profiles fits ``machine``; with what was measured at its starts."""
     engines = machine.engines(facts.architecture)
-    profiles = profiles_of(machine, facts, key, wish)
     calibrated = calibrations.find if calibrations else lambda _: None
     return tuple(fit(profile, facts, machine.inventory, engines, wish, calibrated) for profile in profiles)
 
 
-def profiles_of(machine: Machine, facts: ModelFacts, key: str, wish: Wish) -> list[Profile]:
-    """The profiles of a model for the engines of ``machine``, and the sizes that were asked for."""
+def profiles_of(machine: Machine, facts: ModelFacts, subject: Subject, wish: Wish) -> list[Profile]:
+    """The profiles that are listed for the subject, or that follow from it; and the sizes that were asked for.
+
+    ``subject`` names the model at the revision that ``facts`` are of.
+    """
+    if subject.listed:
+        return listed_profiles(subject.listed, facts, asked=(wish.tp, wish.pp), lora=wish.lora)
     engines = machine.engines(facts.architecture)
     asked = [(wish.tp or 1, wish.pp or 1)] if wish.tp or wish.pp else []
     backends = [each.backend for each in engines] or [DEFAULT_BACKEND]
     support = {each.backend: each.support for each in engines}
+    key = str(subject.model)
     return generate_profiles(facts, backends, key, extra_sizes=asked, support=support, lora=wish.lora)
 
 
-def choose(listing: Listing, wish: Wish, machine: Machine, report: Report) -> tuple[Selection, Installation]:
+def choose(fits: Sequence[Fit], wish: Wish, machine: Machine, report: Report) -> tuple[Selection, Installation]:
     """The profile to run and the engine that runs it.
 
     Raises EngineNotInstalled where no engine is, else what :func:`lading.profiles.select.select` raises.
@@ -149,7 +174,7 @@ def choose(listing: Listing, wish: Wish, machine: Machine, report: Report) -> tu
             remedy="lading engine install",
         )
     inventory = machine.inventory
-    selection = select(listing.fits, wish, gpus=len(inventory.engine_gpus) // max(1, wish.options.data_parallel))
+    selection = select(fits, wish, gpus=len(inventory.engine_gpus) // max(1, wish.options.data_parallel))
     installation = machine.engine_for(selection.chosen.profile.backend)
     if installation is None:
         raise EngineNotInstalled(f"no {selection.chosen.profile.backend} engine is installed")
@@ -158,34 +183,6 @@ def choose(listing: Listing, wish: Wish, machine: Machine, report: Report) -> tu
     if selection.chosen.warning:
         report(Note(selection.chosen.warning, "WARNING"))
     return selection, installation
-
-
-def find_bytes(entry: FileEntry, cache: CacheRoot | None, source: Source) -> Path | None:
-    """Where this machine holds an entry's bytes: the verified blob, else what the source says lies here."""
-    if (
-        cache
-        and entry.digest
-        and entry.digest.algorithm == "sha256"
-        and cache.store.has(entry.digest, entry.size_bytes)
-    ):
-        return cache.store.path_of(entry.digest)
-    return source.local_copy(entry)
-
-
-def _list(model: ModelUri, source: Source, kept: KeptListing | None, report: Report) -> Manifest:
-    """The model's files; as they were listed last where its source cannot be asked."""
-    try:
-        return source.list_files(model)
-    except (OfflineError, SourceUnreachable) as error:
-        if kept is None:
-            raise
-        report(Note(f"{error.message}; taking {model} as it was listed last", "WARNING"))
-        return kept.manifest
-
-
-def _recall(model: ModelUri, cache: CacheRoot, report: Report) -> IndexEntry | None:
-    entry = cache.index.load(model, report)
-    return entry if entry and entry.is_complete else None
 
 
 def _described(manifest: Manifest, *, is_recalled: bool) -> str:

@@ -28,26 +28,28 @@ from lading.cache import upkeep
 from lading.cache.root import CacheRoot
 from lading.cache.use import Announcement, announced
 from lading.calibrate import keep, listening, told
+from lading.candidates import Named, Scope, Surroundings, consider
 from lading.errors import EngineFailed, Stopped
 from lading.events import Event, Note, Phase, PhaseChanged, Report, both
 from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceInfo, ServiceStatus
+from lading.manifests.write import manifest_yaml
+from lading.model.listed import ProfileManifest
 from lading.plan import Globs, TransferPlan
 from lading.prefetch import reading_ahead
 from lading.profiles.calibration import Calibration, CalibrationKey
 from lading.profiles.correction import figures_of
 from lading.profiles.fit import Wish, calibration_key, target_of
 from lading.profiles.measurement import Measurement
-from lading.profiles.runtime_manifest import runtime_manifest_yaml
 from lading.profiles.select import Selection
-from lading.resolve import Consultation, Listing, Machine, choose, list_profiles
+from lading.recall import Consultation, Refresh
+from lading.resolve import Listing, Machine, choose
+from lading.runtime_manifest import keep_runtime_manifest, workspace_of
 from lading.secret import Secret
-from lading.sources.interface import Source
 from lading.supervisor.probe import EngineProbe
 from lading.supervisor.state import State
 from lading.supervisor.supervisor import Outcome, Readiness, Supervisor
 from lading.transfer import TransferOptions, survey, transfer, unless
-from lading.uri import ModelUri
 from lading.workspace import build_workspace
 
 T = TypeVar("T")
@@ -59,31 +61,21 @@ _CANCEL_SECONDS = 5.0
 class ServeRequest:
     """What to serve and how, after command line and settings were read."""
 
-    model: ModelUri
+    model: Named
     served_names: tuple[str, ...]
     wish: Wish
     user_arguments: tuple[Argument, ...]
     host: str
     port: int
     stop_seconds: float
-    refresh: bool
+    refresh: Refresh = Refresh.NEVER
     globs: Globs = field(default_factory=Globs)
     transfer: TransferOptions = field(default_factory=TransferOptions)
     api_key: Secret | None = None
     repository_override: str = ""
     verify_checksums: bool = False
+    may_download: bool = True
     prefetch: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What serving needs of the world. Each is asked for once, when its turn comes."""
-
-    source_for: Callable[[ModelUri, Report], Source]
-    open_cache: Callable[[], CacheRoot]
-    machine: Callable[[], Machine]
-    environ: Mapping[str, str]
-    report: Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +124,13 @@ class ServicePlan:
         return tuple(figures_of(rank) for rank in self.selection.chosen.estimate.ranks)
 
     @property
+    def manifest_yaml(self) -> str:
+        """What the manifest says that was named; else the model's own, as :mod:`lading.manifests.write` makes it."""
+        if isinstance(self.request.model, ProfileManifest):
+            return self.request.model.text
+        return manifest_yaml([workspace_of(self.listing, self.listing.manifest)])
+
+    @property
     def calibration_key(self) -> CalibrationKey:
         """For what a measurement of this start counts."""
         profile, options = self.selection.chosen.profile, self.request.wish.options
@@ -155,14 +154,12 @@ class ServicePlan:
 def plan_service(request: ServeRequest, world: Surroundings, report: Report) -> ServicePlan:
     """Decide what to run and what to fetch. Reads the source or the cache; writes nothing but the cache's layout."""
     machine = world.machine()
-    source = world.source_for(request.model, report)
-    cache = None if source.in_place else world.open_cache()
-    consultation = Consultation(request.refresh, report, request.globs)
-    listing = list_profiles(
-        request.model, request.wish, source=source, cache=cache, machine=machine, world=consultation
-    )
-    selection, installation = choose(listing, request.wish, machine, report)
-    planned = survey(listing.manifest, source, cache, skipped=listing.skipped) if cache else None
+    how = Consultation(request.refresh, report, request.globs)
+    scope = Scope((request.wish.profile,) if request.wish.profile else ())
+    found = consider(request.model, request.wish, machine=machine, world=world, how=how, scope=scope)
+    selection, installation = choose(found.fits, request.wish, machine, report)
+    listing, cache = found.listing_of(selection.chosen.profile), found.cache
+    planned = survey(listing.manifest, listing.source, cache, skipped=listing.skipped) if cache else None
     return ServicePlan(request, listing, selection, installation, machine, cache, planned)
 
 
@@ -177,8 +174,10 @@ def fetch(plan: ServicePlan, report: Report, cancelled: threading.Event, use: An
     report(PhaseChanged(Phase.DOWNLOADING, str(listing.pinned)))
     if plan.request.verify_checksums:
         upkeep.check_again(cache, listing.model, report, unless(cancelled))
-    options = plan.request.transfer
+    options = replace(plan.request.transfer, may_fetch=plan.request.may_download)
     verified = transfer(plan.transfer, listing.source, cache, report, cancelled=cancelled, options=options)
+    engine = f"{plan.installation.backend} {plan.installation.version}"
+    keep_runtime_manifest(cache, listing, verified, [engine], report)
     report(PhaseChanged(Phase.PREPARING, "linking the workspace"))
     directory = build_workspace(plan.directory, cache.store.places_of(verified).items(), report)
     if use:
@@ -287,7 +286,7 @@ def _info(plan: ServicePlan) -> ServiceInfo:
         served_names=plan.request.served_names,
         source=str(listing.model),
         revision=listing.manifest.revision,
-        manifest_yaml=runtime_manifest_yaml([each.profile for each in listing.fits], listing.manifest.files),
+        manifest_yaml=plan.manifest_yaml,
         profile_id=chosen.profile.id,
         profile_name=chosen.profile.name,
         profile_reason=plan.selection.reason,

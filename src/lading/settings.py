@@ -23,6 +23,8 @@ class Settings:
     """The environment, read. Field by field the rows of :data:`~lading.settings_table.SETTINGS`."""
 
     model_path: str | None
+    model_name: str | None
+    manifest_path: Path | None
     model_profile: str | None
     served_model_name: str | None
     server_port: int
@@ -41,6 +43,8 @@ class Settings:
     part_bytes: int
     max_bandwidth: int | None
     prefetch: bool
+    refresh: str
+    disable_download: bool
     offline: bool
     hf_token: Secret | None
     hf_endpoint: str

@@ -7,6 +7,7 @@ from pathlib import Path
 from lading.units import parse_bytes
 
 ADDRESSING_STYLES = ("auto", "virtual", "path")
+REFRESHES = ("never", "check", "always")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -71,6 +72,14 @@ def addressing_style(text: str) -> str:
     if style not in ADDRESSING_STYLES:
         raise ValueError(text)
     return style
+
+
+def refresh(text: str) -> str:
+    """When a source is asked for what the cache has."""
+    when = text.strip().lower()
+    if when not in REFRESHES:
+        raise ValueError(text)
+    return when
 
 
 def url(text: str) -> str:

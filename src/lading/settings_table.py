@@ -10,6 +10,7 @@ from lading.secret import Secret
 from lading.settings_readers import (
     ADDRESSING_STYLES,
     LOG_LEVELS,
+    REFRESHES,
     addressing_style,
     boolean,
     count,
@@ -18,6 +19,7 @@ from lading.settings_readers import (
     path,
     port,
     rate,
+    refresh,
     seconds,
     size,
     url,
@@ -25,6 +27,7 @@ from lading.settings_readers import (
 from lading.units import MIB
 
 DEFAULT_CACHE_PATH = "/opt/nim/.cache"
+DEFAULT_MANIFEST_PATHS = ("/opt/nim/etc/default/model_manifest.yaml", "/etc/nim/config/model_manifest.yaml")
 ALL_ADDRESSES = "0.0.0.0"  # noqa: S104  # a server in a container listens on all of its addresses
 
 _BOOLEAN = "true or false (1, 0, yes, no, on, off)"
@@ -52,6 +55,22 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "Model to serve: a URI or an absolute directory. A model named on the command line wins.",
         "a model location",
+    ),
+    Setting(
+        "model_name",
+        ("NIM_MODEL_NAME",),
+        str,
+        None,
+        "As NIM 1.x has it: a model location, where `NIM_MODEL_PATH` is not set; else the name in the API, where `NIM_SERVED_MODEL_NAME` is not.",
+        "a model location, or a name",
+    ),
+    Setting(
+        "manifest_path",
+        ("NIM_MANIFEST_PATH",),
+        path,
+        None,
+        f"Manifest that lists the profiles of one model; taken where no model is named. Unset: `{DEFAULT_MANIFEST_PATHS[0]}`, else `{DEFAULT_MANIFEST_PATHS[1]}`, where there is one.",
+        "a file",
     ),
     Setting(
         "model_profile",
@@ -174,6 +193,22 @@ SETTINGS: tuple[Setting, ...] = (
         boolean,
         True,
         "Read the weights into the page cache while the engine starts, up to half of the free memory.",
+        _BOOLEAN,
+    ),
+    Setting(
+        "refresh",
+        ("LADING_REFRESH",),
+        refresh,
+        "never",
+        "When the source is asked for a model that the cache has complete: `check` tells what changed and serves what is here, `always` takes what the source has.",
+        ", ".join(REFRESHES),
+    ),
+    Setting(
+        "disable_download",
+        ("NIM_DISABLE_MODEL_DOWNLOAD",),
+        boolean,
+        False,
+        "Serve only what is in the cache; while another process fetches the model, wait for it.",
         _BOOLEAN,
     ),
     Setting(

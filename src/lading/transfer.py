@@ -105,6 +105,8 @@ def transfer(
             return _take_as_it_is(now, cache, report)
         cache.require_writable()
     watch = _Watch(plan.manifest, cache, report, check)
+    if not options.may_fetch:
+        return _await_others(plan, source, cache, report, watch, options)
     with lock.acquire(options.lock_wait_seconds, report, watch):
         _drop_strays(plan.manifest, cache)
         while True:
@@ -115,6 +117,26 @@ def transfer(
             manifest = _fetch(now, source, cache, report, check, options)
             if _are_here(manifest, cache, report, check):
                 return manifest
+
+
+def _await_others(
+    plan: TransferPlan, source: Source, cache: CacheRoot, report: Report, watch: _Watch, options: TransferOptions
+) -> Manifest:
+    """The model as another process fetched it; while one does, it is waited for.
+
+    Raises MachineError for what is not here and nobody fetches.
+    """
+    with cache.lock_for(plan.manifest.source).acquire(options.lock_wait_seconds, report, watch):
+        now = survey(plan.manifest, source, cache, skipped=plan.skipped, check=watch)
+    if now.is_satisfied:
+        return _take_as_it_is(now, cache, report)
+    missing = [*now.of_step(Step.FETCH), *now.of_step(Step.ADOPT)]
+    names = ", ".join(each.entry.path for each in missing[:3]) + (", ..." if len(missing) > 3 else "")
+    raise MachineError(
+        f"{len(missing)} files of {plan.manifest.source} are not in {cache.path} ({names}), "
+        "and NIM_DISABLE_MODEL_DOWNLOAD forbids to fetch them",
+        remedy="`download-to-cache` brings them, for the same settings; or unset NIM_DISABLE_MODEL_DOWNLOAD",
+    )
 
 
 def _are_here(manifest: Manifest, cache: CacheRoot, report: Report, check: Check) -> bool:

@@ -28,6 +28,7 @@ from lading.cache.disk import (
 )
 from lading.cache.index import Index, IndexEntry, model_key
 from lading.cache.lock import Lock
+from lading.cache.runtime_manifests import RuntimeManifests
 from lading.cache.store import BlobStore
 from lading.digest import Digest
 from lading.errors import MachineError
@@ -76,6 +77,11 @@ class CacheRoot:
         from lading.cache.calibrations import Calibrations  # which knows models: most uses of a cache do not
 
         return Calibrations(self.path / "calibrations")
+
+    @property
+    def runtime_manifests(self) -> RuntimeManifests:
+        """What can be served of each model, as NIM writes it."""
+        return RuntimeManifests(self.path)
 
     def workspace_for(self, pinned: ModelUri) -> Path:
         """Where the model directory of a model at a pinned revision is assembled."""

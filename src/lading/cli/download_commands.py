@@ -15,17 +15,20 @@ from lading.cli.commands import (
     arguments_of,
     cancelled_by_signal,
     globs_of,
-    model_named,
     surroundings_of,
+    whole_wish,
 )
+from lading.cli.named import what_is_named
 from lading.cli.parser import DOWNLOAD, STORE, TO_CACHE
 from lading.cli.transfer_settings import transfer_options
 from lading.errors import Stopped, UsageError
 from lading.profiles.fit import Wish
-from lading.settings import Settings
 
 if TYPE_CHECKING:
     from lading.download import DownloadRequest
+
+
+_NAME_IT = "--model-uri hf://ORG/MODEL, or set NIM_MODEL_PATH"
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
@@ -36,7 +39,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
 
     if options.model_cache_path:
         session = replace(session, settings=replace(session.settings, cache_path=_directory(options.model_cache_path)))
-    plan = plan_download(_request(options, session.settings), surroundings_of(session))
+    plan = plan_download(_request(options, session), surroundings_of(session))
     if options.dry_run:
         sys.stdout.write((render_download.plan_json if options.json else render_download.plan)(plan))
         return 0
@@ -49,10 +52,12 @@ def run(options: argparse.Namespace, session: Session) -> int:
     return 0
 
 
-def _request(options: argparse.Namespace, settings: Settings) -> DownloadRequest:
+def _request(options: argparse.Namespace, session: Session) -> DownloadRequest:
     from lading.download import DownloadRequest, Extent, Output
 
-    model = _model(options, settings)
+    settings = session.settings
+    model = _model(options)
+    named_file = _directory(options.manifest_file) if options.manifest_file else None
     profiles = _profiles(options)
     extent = Extent.SELECTED
     if options.command == TO_CACHE:
@@ -62,12 +67,13 @@ def _request(options: argparse.Namespace, settings: Settings) -> DownloadRequest
     place = getattr(options, directory) if directory else None
     output = Output.STORE if place else Output.WORKSPACE if options.command == DOWNLOAD else Output.CACHE
     return DownloadRequest(
-        model=model_named(model, settings),
-        wish=_wish(settings),
+        model=what_is_named(model, settings, named_file, remedy=_NAME_IT),
+        wish=_wish(session),
         profiles=profiles,
         extent=extent,
         output=output,
         directory=_directory(place) if place else None,
+        manifest_file=named_file if model else None,
         use_cache=options.use_cache,
         verify_cached=bool(options.verify_checksums),
         globs=globs_of(settings),
@@ -75,14 +81,12 @@ def _request(options: argparse.Namespace, settings: Settings) -> DownloadRequest
     )
 
 
-def _model(options: argparse.Namespace, settings: Settings) -> str:
-    """The model's location as text; raises UsageError where none is named, or two are."""
-    repo = options.model_repo if options.command == STORE else None
+def _model(options: argparse.Namespace) -> str | None:
+    """The model's location on the command line, None where there is none; raises UsageError where two are named."""
+    repo: str | None = options.model_repo if options.command == STORE else None
     if repo and options.model_uri and repo != options.model_uri:
         raise UsageError(f"two models are named: {repo} and {options.model_uri}", remedy="name one")
-    named: str | None = options.model_uri or repo or settings.model_path
-    if not named:
-        raise UsageError("no model was named", remedy="--model-uri hf://ORG/MODEL, or set NIM_MODEL_PATH")
+    named: str | None = options.model_uri or repo
     return named
 
 
@@ -114,8 +118,8 @@ def _directory(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def _wish(settings: Settings) -> Wish:
+def _wish(session: Session) -> Wish:
     """What the settings ask of the engine, as serving reads them."""
     backend = next(iter(BACKENDS.values()))
-    flags = backend.read_flags([token for each in arguments_of(settings, ()) for token in each.tokens])
-    return replace(flags.wish, profile=settings.model_profile)
+    arguments = arguments_of(session.settings, ())
+    return whole_wish(backend.read_flags([token for each in arguments for token in each.tokens]).wish, session)

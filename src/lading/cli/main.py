@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lading.cli.engine_flags import SplitFlags, split_engine_flags
@@ -31,6 +32,7 @@ from lading.cli.parser import (
 )
 from lading.errors import LadingError, UsageError
 from lading.settings import Settings
+from lading.settings_table import DEFAULT_MANIFEST_PATHS
 
 if TYPE_CHECKING:
     from lading.cli.commands import Session
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 _ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
 _COMMANDS = (SERVE, LIST, PLAN, DOCTOR, TO_CACHE, DOWNLOAD, STORE, CACHE, INVENTORY, ENGINE, SETTINGS)
+_NAMING = ("NIM_MODEL_PATH", "NIM_MODEL_NAME", "NIM_MANIFEST_PATH")
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
 
 
@@ -132,7 +135,7 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     if first in ("-h", "--help", "--version"):
         return None, [first]
     if not first:
-        return (SERVE, []) if os.environ.get("NIM_MODEL_PATH") else (None, [])
+        return (SERVE, []) if any(os.environ.get(name) for name in _NAMING) or _has_manifest() else (None, [])
     if first.startswith(("-", "/", ".", "~")) or "://" in first:
         return SERVE, argv
     near = get_close_matches(first, [*_COMMANDS, *_ALIASES], n=1)
@@ -140,6 +143,11 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
         f"{first!r} is neither a command nor a model location",
         remedy=f"did you mean `lading {near[0]}`?" if near else "`lading --help` lists the commands",
     )
+
+
+def _has_manifest() -> bool:
+    """Whether this is an image of one model."""
+    return any(Path(path).is_file() for path in DEFAULT_MANIFEST_PATHS)
 
 
 def _session(*, debug: bool) -> tuple[Settings, EventLog]:
@@ -203,6 +211,7 @@ def _enquiry(options: argparse.Namespace) -> Enquiry:
 
     return Enquiry(
         model=options.model or getattr(options, "model_flag", None),
+        manifest=Path(options.manifest_file).absolute() if getattr(options, "manifest_file", None) else None,
         as_json=options.format == "json",
         refresh=options.refresh,
         explain=getattr(options, "explain", False),

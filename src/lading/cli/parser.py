@@ -76,6 +76,7 @@ def _add_list(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     listing.add_argument("model", nargs="?", metavar="MODEL", help="URI or directory; unset: NIM_MODEL_PATH")
     listing.add_argument("--model", dest="model_flag", metavar="MODEL", help="the same, as NIM 1.x spells it")
+    _add_manifest_file(listing, "-m")
     listing.add_argument("--format", choices=("text", "json"), default="text", help="default: text, as NIM prints it")
     listing.add_argument("--refresh", action="store_true", help="ask the source again even if the model is cached")
     listing.add_argument("--explain", action="store_true", help="show what each profile's memory goes to, term by term")
@@ -120,6 +121,7 @@ def _add_download_to_cache(commands: argparse._SubParsersAction[argparse.Argumen
     parser.add_argument("--all", action="store_true", help="all profiles of the model")
     _add_profiles(parser)
     parser.add_argument("--lora", action="store_true", help="the default LoRA profile")
+    _add_manifest_file(parser, "-m", writing=True)
     _add_fetching(parser)
 
 
@@ -136,6 +138,7 @@ def _add_download_model(commands: argparse._SubParsersAction[argparse.ArgumentPa
         "serving uses them",
     )
     _add_profiles(parser)
+    _add_manifest_file(parser, "-m", writing=True)
     _add_fetching(parser)
 
 
@@ -153,7 +156,19 @@ def _add_create_model_store(commands: argparse._SubParsersAction[argparse.Argume
     parser.add_argument(
         "--model-repo", metavar="URI", help="the model, as NIM 1.x names it; then no profile need be named"
     )
+    _add_manifest_file(parser, writing=True)
     _add_fetching(parser)
+
+
+def _add_manifest_file(parser: argparse.ArgumentParser, *short: str, writing: bool = False) -> None:
+    written = "; beside --model-uri: where the manifest of that model is written" if writing else ""
+    parser.add_argument(
+        "--manifest-file",
+        "--manifest",
+        *short,
+        metavar="FILE",
+        help=f"the NIM manifest that lists the profiles; unset: NIM_MANIFEST_PATH{written}",
+    )
 
 
 def _add_profiles(parser: argparse.ArgumentParser) -> None:

@@ -14,17 +14,21 @@ from lading.cli.commands import (
     arguments_of,
     found_installations,
     globs_of,
-    model_named,
+    refresh_of,
     surroundings_of,
     whole_wish,
 )
 from lading.cli.engine_flags import DEFAULT_ENGINE, parse_engine
+from lading.cli.named import model_named, what_is_named
 from lading.events import Note
 from lading.hardware.inventory import Device
 from lading.profiles.fit import Wish
 
 if TYPE_CHECKING:
-    from lading.resolve import Listing, Machine
+    from pathlib import Path
+
+    from lading.candidates import Candidates, Named
+    from lading.resolve import Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Enquiry:
     """
 
     model: str | None
+    manifest: Path | None = None
     as_json: bool = False
     refresh: bool = False
     explain: bool = False
@@ -49,13 +54,13 @@ def list_model_profiles(enquiry: Enquiry, session: Session) -> int:
     """``lading list-model-profiles [MODEL]``."""
     from lading.cli.render_profiles import render_explanation, render_listing, render_listing_json
 
-    listing, machine = _listed(enquiry, session)
-    for warning in dict.fromkeys(each.warning for each in listing.fits if each.warning):
+    found, machine = _considered(what_is_named(enquiry.model, session.settings, enquiry.manifest), enquiry, session)
+    for warning in dict.fromkeys(each.warning for each in found.fits if each.warning):
         session.report(Note(warning, "WARNING"))
     render = render_listing_json if enquiry.as_json else render_listing
-    sys.stdout.write(render(listing, machine.inventory))
+    sys.stdout.write(render(found, machine.inventory))
     if enquiry.explain and not enquiry.as_json:
-        sys.stdout.write(f"\n{render_explanation(listing)}")
+        sys.stdout.write(f"\n{render_explanation(found)}")
     return 0
 
 
@@ -64,35 +69,36 @@ def plan(enquiry: Enquiry, session: Session) -> int:
     from lading.cli.render_plan import render_plan, render_plan_json
     from lading.hardware.catalogue import catalogue
     from lading.planning import plan_machines
-    from lading.resolve import profiles_of
+    from lading.resolve import Subject, profiles_of
 
-    listing, machine = _listed(replace(enquiry, engine=enquiry.engine or DEFAULT_ENGINE), session)
-    wish = _wish(enquiry, machine, session)
-    profiles = profiles_of(machine, listing.facts, str(listing.pinned), wish)
+    enquiry = replace(enquiry, engine=enquiry.engine or DEFAULT_ENGINE)
+    model = model_named(enquiry.model, session.settings)
+    found, machine = _considered(model, enquiry, session)
+    listing, wish = found.listings[model], _wish(enquiry, machine, session)
+    profiles = profiles_of(machine, listing.facts, Subject(listing.pinned), wish)
     engines = machine.engines(listing.facts.architecture)
     offers = plan_machines(listing.facts, profiles, engines, wish, catalogue())
     sys.stdout.write((render_plan_json if enquiry.as_json else render_plan)(listing, offers))
     return 0
 
 
-def _listed(enquiry: Enquiry, session: Session) -> tuple[Listing, Machine]:
-    from lading.resolve import Consultation, list_profiles
+def _considered(what: Named, enquiry: Enquiry, session: Session) -> tuple[Candidates, Machine]:
+    from lading.candidates import Scope, consider
+    from lading.recall import Consultation
 
-    uri = model_named(enquiry.model, session.settings)
-    world = surroundings_of(session)
     machine = _machine(enquiry, session)
     if enquiry.unread_flags:
         session.report(Note(f"not counted: {' '.join(enquiry.unread_flags)}"))
-    source = world.source_for(uri, session.report)
-    listing = list_profiles(
-        uri,
+    refresh = refresh_of(session.settings, demanded=enquiry.refresh)
+    found = consider(
+        what,
         _wish(enquiry, machine, session),
-        source=source,
-        cache=None if source.in_place else world.open_cache(),
         machine=machine,
-        world=Consultation(enquiry.refresh, session.report, globs_of(session.settings)),
+        world=surroundings_of(session),
+        how=Consultation(refresh, session.report, globs_of(session.settings)),
+        scope=Scope(),
     )
-    return listing, machine
+    return found, machine
 
 
 def _wish(enquiry: Enquiry, machine: Machine, session: Session) -> Wish:

@@ -6,11 +6,15 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from lading.plan import needed_bytes
 from lading.store_plan import Step as StoreStep
 from lading.units import format_bytes
 
 if TYPE_CHECKING:
-    from lading.download import Downloaded, DownloadPlan
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lading.download import Downloaded, DownloadPlan, Portion
     from lading.model.manifest import Manifest
     from lading.plan import TransferPlan
     from lading.store_plan import StorePlan
@@ -18,34 +22,38 @@ if TYPE_CHECKING:
 
 def plan(decided: DownloadPlan) -> str:
     """What ``--dry-run`` prints."""
-    rows = [*_head(decided), *_transfer(decided.transfer), *(_store(decided.store) if decided.store else [])]
-    return _aligned(rows)
+    rows = [row for each in decided.portions for row in (*_portion(each), *_transfer(each.transfer))]
+    rows += _store(decided.store) if decided.store else []
+    return _aligned([*rows, ("because", decided.choice.reason)])
 
 
 def done(what: Downloaded) -> str:
     """What was done, and how to go on."""
     decided = what.plan
-    rows = [*_head(decided), ("moved", _moved(what))]
+    rows = [row for each in what.brought for row in _portion(each.portion)]
+    rows += [("because", decided.choice.reason), ("moved", _moved(what))]
     if decided.cache:
         rows.append(("cache", str(decided.cache.path)))
-    if what.directory:
-        rows += [("directory", str(what.directory)), ("serve it", f"lading serve {shlex.quote(str(what.directory))}")]
+    if decided.request.manifest_file:
+        rows.append(("manifest", str(decided.request.manifest_file)))
+    for each in what.brought:
+        if each.directory:
+            rows += [("directory", str(each.directory)), ("serve it", _serving(each.directory))]
     return _aligned(rows)
 
 
-def _head(decided: DownloadPlan) -> list[tuple[str, str]]:
-    manifest, choice = decided.listing.manifest, decided.choice
+def _serving(directory: Path) -> str:
+    return f"lading serve {shlex.quote(str(directory))}"
+
+
+def _portion(each: Portion) -> list[tuple[str, str]]:
+    manifest, left_out = each.listing.manifest, len(each.listing.skipped)
+    skipped = f"; {left_out} more are not needed" if left_out else ""
     return [
-        ("model", str(decided.listing.pinned)),
-        ("files", f"{len(manifest.files)}, {format_bytes(manifest.total_bytes)}{_skipped(decided)}"),
-        *(("profile", f"{each.name} ({each.id})") for each in choice.profiles),
-        ("because", choice.reason),
+        ("model", str(each.listing.pinned)),
+        ("files", f"{len(manifest.files)}, {format_bytes(manifest.total_bytes)}{skipped}"),
+        *(("profile", f"{profile.name} ({profile.id})") for profile in each.profiles),
     ]
-
-
-def _skipped(decided: DownloadPlan) -> str:
-    count = len(decided.listing.skipped)
-    return f"; {count} more are not needed" if count else ""
 
 
 def _transfer(transfer: TransferPlan | None) -> list[tuple[str, str]]:
@@ -79,12 +87,13 @@ def _disk(needed_bytes: int, free_bytes: int) -> str:
 
 
 def _moved(what: Downloaded) -> str:
-    if what.plan.transfer is None and what.stored is None:
+    if not what.plan.transfers and what.stored is None:
         return "nothing: the model is used where it lies"
     parts = [f"{format_bytes(what.fetched_bytes)} fetched"] if what.fetched_bytes else []
     if what.stored:
         parts += [f"{format_bytes(size)} placed, each a {way}" for way, size in what.stored.placed_bytes.items()]
-    return ", ".join(parts) or f"nothing: all {len(what.manifest.files)} files were here already"
+    files = sum(len(each.manifest.files) for each in what.brought)
+    return ", ".join(parts) or f"nothing: all {files} files were here already"
 
 
 def _aligned(rows: list[tuple[str, str]]) -> str:
@@ -93,18 +102,10 @@ def _aligned(rows: list[tuple[str, str]]) -> str:
 
 def plan_json(decided: DownloadPlan) -> str:
     """The same, as one JSON object."""
-    transfer, store = decided.transfer, decided.store
-    told = _head_json(decided, decided.listing.manifest) | {
+    store = decided.store
+    told = _head_json(decided, [each.listing.manifest for each in decided.portions]) | {
         "dry_run": True,
-        "transfer": transfer
-        and {
-            "fetch_bytes": transfer.fetch_bytes,
-            "resumed_bytes": transfer.resumed_bytes,
-            "present_bytes": transfer.present_bytes + transfer.shared_bytes,
-            "adopt_bytes": transfer.adopt_bytes,
-            "needed_bytes": transfer.needed_bytes,
-            "free_bytes": transfer.free_bytes,
-        },
+        "transfer": _transfer_json(decided.transfers),
         "directory": str(store.directory) if store else None,
         "store": store
         and {
@@ -122,12 +123,13 @@ def plan_json(decided: DownloadPlan) -> str:
 def done_json(what: Downloaded) -> str:
     """What was done, as one JSON object."""
     placed = {str(way): size for way, size in what.stored.placed_bytes.items()} if what.stored else {}
-    told = _head_json(what.plan, what.manifest) | {
+    directory = what.brought[0].directory
+    told = _head_json(what.plan, [each.manifest for each in what.brought]) | {
         "dry_run": False,
         "fetched_bytes": what.fetched_bytes,
         "moved_bytes": what.moved_bytes,
         "placed_bytes": placed,
-        "directory": str(what.directory) if what.directory else None,
+        "directory": str(directory) if directory else None,
     }
     digests = what.stored.digests if what.stored else {}
     for each in told["files"]:
@@ -136,17 +138,38 @@ def done_json(what: Downloaded) -> str:
     return json.dumps(told, indent=2) + "\n"
 
 
-def _head_json(decided: DownloadPlan, manifest: Manifest) -> dict[str, Any]:
-    listing = decided.listing
+def _head_json(decided: DownloadPlan, manifests: Sequence[Manifest]) -> dict[str, Any]:
+    """What both tell. ``workspace`` tells the files of several sets apart: a manifest may list more than one."""
+    revisions = {each.revision for each in manifests}
     return {
-        "model": str(listing.model),
-        "revision": manifest.revision,
+        "model": str(decided.request.model),
+        "revision": revisions.pop() if len(revisions) == 1 else None,
         "profiles": [{"id": each.id, "name": each.name} for each in decided.choice.profiles],
         "reason": decided.choice.reason,
         "cache": str(decided.cache.path) if decided.cache else None,
-        "total_bytes": manifest.total_bytes,
+        "manifest_file": str(decided.request.manifest_file) if decided.request.manifest_file else None,
+        "total_bytes": sum(each.total_bytes for each in manifests),
         "files": [
-            {"path": each.path, "size_bytes": each.size_bytes, "digest": str(each.digest) if each.digest else None}
-            for each in manifest.files
+            {
+                "workspace": str(manifest.source),
+                "path": file.path,
+                "size_bytes": file.size_bytes,
+                "digest": str(file.digest) if file.digest else None,
+            }
+            for manifest in manifests
+            for file in manifest.files
         ],
+    }
+
+
+def _transfer_json(transfers: Sequence[TransferPlan]) -> dict[str, int] | None:
+    if not transfers:
+        return None
+    return {
+        "fetch_bytes": sum(each.fetch_bytes for each in transfers),
+        "resumed_bytes": sum(each.resumed_bytes for each in transfers),
+        "present_bytes": sum(each.present_bytes + each.shared_bytes for each in transfers),
+        "adopt_bytes": sum(each.adopt_bytes for each in transfers),
+        "needed_bytes": needed_bytes(transfers),
+        "free_bytes": min(each.free_bytes for each in transfers),
     }

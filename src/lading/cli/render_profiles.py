@@ -13,7 +13,7 @@ from lading.profiles.terms import RankEstimate, Term
 from lading.units import GIB, format_bytes
 
 if TYPE_CHECKING:
-    from lading.resolve import Listing
+    from lading.candidates import Candidates
 
 _FREE_GPU_SHARE = 0.05
 _GROUPS = (
@@ -34,12 +34,12 @@ _JSON_TERMS = {
 """A rank's figures as engines' logs give them: the loaded weights hold the rotary table, the peak the encoder's."""
 
 
-def render_listing(listing: Listing, inventory: Inventory) -> str:
+def render_listing(found: Candidates, inventory: Inventory) -> str:
     """The profiles of a model in the form that NIM prints and other programs parse."""
     lines = ["SYSTEM INFO", *_system(inventory), "MODEL PROFILES"]
     for title, verdict in _GROUPS:
-        plain = [each for each in listing.fits if each.verdict is verdict and not each.profile.lora]
-        lora = [each for each in listing.fits if each.verdict is verdict and each.profile.lora]
+        plain = [each for each in found.fits if each.verdict is verdict and not each.profile.lora]
+        lora = [each for each in found.fits if each.verdict is verdict and each.profile.lora]
         lines += _group(title, plain, lora, inventory.device)
     return "\n".join(lines) + "\n"
 
@@ -87,9 +87,9 @@ def _gib(size_bytes: int) -> int:
     return math.ceil(size_bytes / GIB)
 
 
-def render_explanation(listing: Listing) -> str:
+def render_explanation(found: Candidates) -> str:
     """Each profile's estimate: its terms, and for every GPU a bar of what they take of its budget."""
-    return "\n".join("\n".join(_explained(each)) for each in listing.fits) + "\n"
+    return "\n".join("\n".join(_explained(each)) for each in found.fits) + "\n"
 
 
 def _explained(each: Fit) -> Iterable[str]:
@@ -124,14 +124,19 @@ def _bar(size_bytes: int, have_bytes: int) -> str:
     return f"{'#' * min(filled, _BAR_WIDTH):.<{_BAR_WIDTH}}{'>' if filled > _BAR_WIDTH else ' '}"
 
 
-def render_listing_json(listing: Listing, inventory: Inventory) -> str:
-    """The same as JSON: the machine, the model, every profile with verdict, reason, remedy and what each rank holds."""
+def render_listing_json(found: Candidates, inventory: Inventory) -> str:
+    """The same as JSON: the machine, the model, every profile with verdict, reason, remedy and what each rank holds.
+
+    Revision and architecture are null for a manifest that lists several sets of files.
+    """
+    listings = list(found.listings.values())
+    only = listings[0] if len(listings) == 1 else None
     document = {
-        "model": str(listing.model),
-        "revision": listing.manifest.revision,
-        "architecture": listing.facts.architecture,
+        "model": str(found.named),
+        "revision": only.manifest.revision if only else None,
+        "architecture": only.facts.architecture if only else None,
         "inventory": inventory.to_json(),
-        "profiles": [fit_json(each) for each in listing.fits],
+        "profiles": [fit_json(each) for each in found.fits],
     }
     return json.dumps(document, indent=2) + "\n"
 

@@ -1,1 +1,1 @@
-"""NIM manifests as files: ``document`` reads YAML with its lines, ``read`` makes profiles of it, ``write`` the reverse."""
+"""NIM manifests as files: ``document`` is YAML with its lines, ``read`` makes profiles of it, ``write`` the reverse."""

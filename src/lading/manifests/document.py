@@ -135,7 +135,7 @@ class _Builder:
         return node
 
     def _scalar(self, event: Any, line: int) -> Node:
-        is_null = event.style is None and event.value in _NULLS
+        is_null = not event.style and event.value in _NULLS
         return self._counted(Node(self._where, line, None if is_null else event.value))
 
     def _sequence(self, _event: Any, line: int) -> Node:

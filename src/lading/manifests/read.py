@@ -1,7 +1,7 @@
 """NIM manifests of schema 2.0 and of schema 1.x as values; what cannot be used is refused with its line.
 
-Schema 2.0 is a list of profiles, each with ``id``, ``tags`` and ``workspace.files``: a path to ``uri`` and the digest of
-the bytes. NIM documents no key for the digest: ``checksum: blake3:<hex>`` or ``sha256:<hex>``, ``blake3: <hex>``,
+Schema 2.0 is a list of profiles, each with ``id``, ``tags`` and ``workspace.files``: a path to ``uri`` and the digest
+of the bytes. NIM documents no key for the digest: ``checksum: blake3:<hex>`` or ``sha256:<hex>``, ``blake3: <hex>``,
 ``sha256: <hex>`` and ``checksums: {blake3: <hex>}`` are read; bare digits are BLAKE3, which NVIDIA's manifests carry.
 Schema 1.x maps ids to profiles whose workspace lists repositories: each has a folder (``dst``), ``src.repo_id`` and the
 names of its files. Its YAML tags (``!workspace``, ``!name``) say nothing that the keys do not.

@@ -1,29 +1,41 @@
-"""The runtime manifest as NIM writes it: schema 2.0, YAML, served at ``/v1/manifest``.
+"""Manifests as NIM writes them: schema 2.0, as YAML or JSON.
 
 Each profile lists every file of its workspace with the URI of its bytes; ``checksum`` is the digest where it is known.
+What is written here, :mod:`lading.manifests.read` reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from lading.model.manifest import FileEntry
 from lading.profiles.profile import Profile
 
 SCHEMA_VERSION = "2.0.0"
+Workspace = tuple[Sequence[Profile], Iterable[FileEntry]]
+"""Profiles, and the files that all of them use."""
 
 
-def runtime_manifest_yaml(profiles: Iterable[Profile], files: Iterable[FileEntry]) -> str:
-    """The manifest of a model whose profiles all use the same ``files``."""
+def manifest_yaml(workspaces: Iterable[Workspace]) -> str:
+    """The manifest as YAML."""
     import yaml
 
-    workspace = {"files": {entry.path: _file(entry) for entry in files}}
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "profile_selection_criteria": "default",
-        "profiles": [{"id": each.id, "tags": each.tags, "workspace": workspace} for each in profiles],
-    }
-    return yaml.dump(document, Dumper=_plain_dumper(), sort_keys=False, allow_unicode=True)
+    return yaml.dump(_document(workspaces), Dumper=_plain_dumper(), sort_keys=False, allow_unicode=True)
+
+
+def manifest_json(workspaces: Iterable[Workspace]) -> str:
+    """The manifest as JSON."""
+    return json.dumps(_document(workspaces), indent=2) + "\n"
+
+
+def _document(workspaces: Iterable[Workspace]) -> dict[str, Any]:
+    profiles = []
+    for using, files in workspaces:
+        workspace = {"files": {entry.path: _file(entry) for entry in files}}
+        profiles += [{"id": each.id, "tags": each.tags, "workspace": workspace} for each in using]
+    return {"schema_version": SCHEMA_VERSION, "profile_selection_criteria": "default", "profiles": profiles}
 
 
 def _file(entry: FileEntry) -> dict[str, str]:

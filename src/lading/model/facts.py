@@ -103,6 +103,27 @@ class ModelFacts:
     audio: AudioFacts | None = None
     quantization_group: int = 0
 
+    @classmethod
+    def unknown(cls, weights_bytes: int) -> ModelFacts:
+        """Of a model whose files say nothing that could be read."""
+        return cls(
+            architecture="",
+            model_type="",
+            precision="unknown",
+            quantization=None,
+            weights_bytes=weights_bytes,
+            parameters=0,
+            max_model_len=None,
+            layers=None,
+            hidden_size=None,
+            attention_heads=None,
+            kv_heads=None,
+            head_dim=None,
+            vocab_size=None,
+            intermediate_size=None,
+            has_remote_code=False,
+        )
+
     @property
     def rope_cache_bytes(self) -> int:
         """The tables of rotary positions that every rank keeps, in 16 bit."""

@@ -15,11 +15,12 @@ from lading.hardware.inventory import Device, Inventory
 from lading.model.facts import ModelFacts
 from lading.profiles.calibration import ON_CPU, Calibration, CalibrationKey
 from lading.profiles.generate import TENSOR_PARALLEL_SIZES
+from lading.profiles.listed import is_made_for
 from lading.profiles.memory import estimate
 from lading.profiles.options import LONGEST_THAT_FITS, EngineOptions
 from lading.profiles.profile import Profile
 from lading.profiles.rules import Refusal, Support, precision_refusal, shape_refusal, unpacks_weights
-from lading.profiles.terms import Estimate, RankEstimate, Target
+from lading.profiles.terms import Estimate, KvNeed, RankEstimate, Target
 from lading.units import format_bytes
 
 LENGTH_STEP = 256  # NIM rounds its suggestion down to this
@@ -114,6 +115,12 @@ def fit(
     return _held_to_model(_by_memory(profile, facts, needs, inventory, wish), facts, wish)
 
 
+def unfit(profile: Profile, reason: str, remedy: str | None = None) -> Fit:
+    """The fit of a profile that was not looked at, or whose files do not tell what it needs."""
+    nothing = RankEstimate(0, (), KvNeed(None), max_model_len=0, kv_pool_bytes=0, kv_pool_tokens=0)
+    return Fit(profile, Verdict.INCOMPATIBLE, Estimate((nothing,), 0), 0, reason, remedy)
+
+
 def calibration_key(profile: Profile, facts: ModelFacts, target: Target) -> CalibrationKey:
     """For what a measurement of this profile in this situation counts."""
     gpu = ON_CPU if target.device is Device.CPU else target.gpu_name
@@ -154,6 +161,7 @@ def _refusal(
     return (
         _unknown_architecture(facts, engine, wish)
         or _wrong_device(inventory, engine)
+        or _made_for_another(profile, inventory)
         or shape_refusal(facts, profile, engine.support, wish.options, TENSOR_PARALLEL_SIZES)
         or _unfit_devices(profile, facts, inventory, wish)
     )
@@ -182,6 +190,14 @@ def _wrong_device(inventory: Inventory, engine: Engine) -> Refusal | None:
         return None
     machine = "has GPUs" if inventory.device is Device.CUDA else "has no GPU"
     return Refusal(f"{engine.backend} {engine.version} is the build for {engine.device}, and this machine {machine}")
+
+
+def _made_for_another(profile: Profile, inventory: Inventory) -> Refusal | None:
+    if is_made_for(profile, inventory.engine_gpus):
+        return None
+    here = ", ".join(dict.fromkeys(gpu.name for gpu in inventory.engine_gpus)) or "no GPU"
+    wanted = profile.tags.get("gpu") or profile.tags.get("gpu_device")
+    return Refusal(f"the manifest lists it for {wanted}, this machine has {here}")
 
 
 def _unfit_devices(profile: Profile, facts: ModelFacts, inventory: Inventory, wish: Wish) -> Refusal | None:

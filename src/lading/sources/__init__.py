@@ -27,6 +27,10 @@ def source_for(uri: ModelUri, settings: Settings, report: Report = ignore) -> So
     from lading.sources.member import Context
 
     context = Context(settings, report)
+    if uri.scheme is Scheme.MANIFEST:
+        from lading.sources.listed import ListedSource
+
+        return ListedSource((), lambda place: source_for(place, settings, report))
     if uri.scheme is Scheme.NGC and settings.repository_override:
         from lading.sources import override
 

@@ -38,7 +38,7 @@ class ListedSource:
         self._files = files
         self._of_scheme = cache(lambda scheme: source_at(self._example(scheme)))
 
-    def access(self, model: ModelUri) -> Access:  # noqa: ARG002  # of a workspace, the first file tells
+    def access(self, model: ModelUri) -> Access:  # of a workspace, the first file tells
         """Where and as whom the first of the files is asked for."""
         if not self._files:
             raise self._unknown(model)
