@@ -3,7 +3,8 @@
 Unset: the compatible profile that uses the fewest devices, of those the first engine's. ``default``: the first engine
 that runs the model at all, then the fewest devices. An id, an id's first eight digits or more, or a name: exactly that
 one, even when the estimate says that memory is short, never when it cannot run. Parallel sizes given as flags win over
-the profile's. LoRA profiles only when LoRA is asked for; weights quantised while loading only by name.
+the profile's. LoRA profiles only when LoRA is asked for; weights quantised while loading only by name. Of a manifest's
+profiles, those listed for this GPU come first, and of equal size those of the better precision, then of lower latency.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from lading.errors import NoRunnableProfile
 from lading.profiles.fit import Fit, Verdict, Wish
 from lading.profiles.naming import DEFAULT, named
 
+_PRECISIONS = ("mxfp4", "fp8", "int8", "fp16", "bf16", "int8wo", "nvfp4", "int4_awq")  # NIM's order, best first
+_TUNINGS = ("latency", "", "throughput")
 _RUNNABLE = (Verdict.COMPATIBLE,)
 _RUNNABLE_BY_NAME = (Verdict.COMPATIBLE, Verdict.LOW_MEMORY)
 
@@ -63,16 +66,23 @@ def _is_candidate(each: Fit, wish: Wish, asked: Fit | None) -> bool:
         sizes = (wish.tp or profile.tp, wish.pp or profile.pp)
         return (profile.tp, profile.pp) == sizes and profile.lora == wish.lora and not profile.online
     wanted = asked.profile
+    if not (wish.tp or wish.pp or (wish.lora and not wanted.lora)):
+        return profile == wanted
     sizes = (wish.tp or wanted.tp, wish.pp or wanted.pp)
     kind = (wanted.backend, wanted.precision, wanted.lora or wish.lora)
     return (profile.tp, profile.pp) == sizes and (profile.backend, profile.precision, profile.lora) == kind
 
 
-def _preference(each: Fit, backends: list[str], wish: Wish) -> tuple[int, int, int]:
+def _preference(each: Fit, backends: list[str], wish: Wish) -> tuple[int, ...]:
     profile, rank = each.profile, backends.index(each.profile.backend)
+    is_general, listed = not profile.gpu, (_place(profile.precision, _PRECISIONS), _place(profile.tuning, _TUNINGS))
     if wish.profile and wish.profile.strip().lower() == DEFAULT:
-        return rank, profile.ranks, profile.pp
-    return profile.ranks, profile.pp, rank
+        return is_general, rank, profile.ranks, profile.pp, *listed
+    return is_general, profile.ranks, profile.pp, rank, *listed
+
+
+def _place(name: str, order: Sequence[str]) -> int:
+    return order.index(name) if name in order else len(order)
 
 
 def _why(chosen: Fit, wish: Wish, asked: Fit | None) -> str:

@@ -72,16 +72,16 @@ class ListedSource:
     def _of(self, place: ModelUri, files: Sequence[ListedFile]) -> Iterator[FileEntry]:
         """The entries of the files that are listed of one repository."""
         source = self._at(place)
+        whole = [each for each in files if each.uri.file is None]
         named = [each for each in files if each.uri.file]
-        if isinstance(source, WebSource | WebMirror):
+        if named and isinstance(source, WebSource | WebMirror):
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="lading-list") as pool:
                 yield from pool.map(lambda each: _alone(each, source), named)
             named = []
-        if len(named) < len(files) or named:
+        if named or whole:
             listed = source.list_files(place)
-            for each in files:
-                if each.uri.file is None:
-                    yield from _below(each.path, listed)
+            for each in whole:
+                yield from _below(each.path, listed)
             yield from (_placed(each, only_file(listed, each.uri.file).files[0]) for each in named)
 
     def _unknown(self, model: ModelUri) -> SourceError:
