@@ -24,7 +24,10 @@ COMMANDS = (
     ("doctor",),
     ("download-to-cache",),
     ("download-model",),
-    ("create-model-store",),
+    (
+        "create-model-store",
+        "huggingface-cli",
+    ),
     ("cache",),
     ("cache", "list"),
     ("cache", "verify"),

@@ -43,6 +43,8 @@ KINDS = {
     "locks/gc.lock": r"locks/gc\.lock",
     "uses/<random>.json": r"uses/[0-9a-f]+\.json",
     "calibrations/<key>.json": rf"calibrations/{KEY}\.json",
+    "manifests/<model key>/<key>.yaml": rf"manifests/{KEY}/{KEY}\.yaml",
+    "nim_runtime_manifest.yaml": r"nim_runtime_manifest\.yaml",
     "workspaces/<name>/": r"workspaces/[^/]+/.+",
     "tmp/": r"tmp/.+",
 }
@@ -70,6 +72,7 @@ def cache(tmp_path: Path) -> Iterator[CacheRoot]:
     key = CalibrationKey("vllm", "0.32.0", "cpu", "LlamaForCausalLM", "bf16", 5000)
     cache.calibrations.save(Calibration(key, (Measurement(kv_pool_tokens=7),), (Measurement(weights_bytes=5000),), 1))
     save_listing(cache.index.listing_path(source.model), KeptListing(source.manifest))
+    cache.runtime_manifests.keep(manifest.pinned, manifest.source, ["vllm 0.32.0"], "profiles: []\n")
     with announced(cache.uses_directory, source.model):
         yield cache
 

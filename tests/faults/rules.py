@@ -29,6 +29,8 @@ PLACES = (
     re.compile(rf"locks/({KEY}|gc)\.lock(\.lease)?"),
     re.compile(r"uses/[0-9a-f]+\.json"),
     re.compile(rf"calibrations/{KEY}\.json"),
+    re.compile(rf"manifests/{KEY}/{KEY}\.yaml"),
+    re.compile(r"nim_runtime_manifest\.yaml"),
     re.compile(r"workspaces/[^/]+/.+"),
 )
 FIELDS = {"schema", "source", "is_complete", "created_at", "manifest", "promised", "marks", "skipped"}

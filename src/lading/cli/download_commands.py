@@ -19,37 +19,66 @@ from lading.cli.commands import (
     whole_wish,
 )
 from lading.cli.named import what_is_named
-from lading.cli.parser import DOWNLOAD, STORE, TO_CACHE
+from lading.cli.parser import DOWNLOAD, HUGGING_FACE, STORE, TO_CACHE, command_line
 from lading.cli.transfer_settings import transfer_options
 from lading.errors import Stopped, UsageError
+from lading.events import Note
 from lading.profiles.fit import Wish
 
 if TYPE_CHECKING:
     from lading.download import DownloadRequest
 
 
+_CACHE_IN_STORE = ".lading-cache"
 _NAME_IT = "--model-uri hf://ORG/MODEL, or set NIM_MODEL_PATH"
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
     """The command that the command line named."""
+    if options.command == HUGGING_FACE:
+        options = _as_store(options)
+    session = _with_cache(options, session)
+    return bring(_request(options, session), session, dry_run=options.dry_run, as_json=options.json)
+
+
+def bring(request: DownloadRequest, session: Session, *, dry_run: bool, as_json: bool) -> int:
+    """Carry out the request, or print what it would do."""
     from lading.cli import render_download
     from lading.download import download, plan_download
     from lading.transfer import TransferCancelled
 
-    if options.model_cache_path:
-        session = replace(session, settings=replace(session.settings, cache_path=_directory(options.model_cache_path)))
-    plan = plan_download(_request(options, session), surroundings_of(session))
-    if options.dry_run:
-        sys.stdout.write((render_download.plan_json if options.json else render_download.plan)(plan))
+    plan = plan_download(request, surroundings_of(session))
+    if dry_run:
+        sys.stdout.write((render_download.plan_json if as_json else render_download.plan)(plan))
         return 0
     with cancelled_by_signal() as cancelled:
         try:
             done = download(plan, session.report, cancelled)
         except TransferCancelled:
             raise Stopped(cancelled.number) from None
-    sys.stdout.write((render_download.done_json if options.json else render_download.done)(done))
+    sys.stdout.write((render_download.done_json if as_json else render_download.done)(done))
     return 0
+
+
+def _as_store(options: argparse.Namespace) -> argparse.Namespace:
+    """What ``huggingface-cli download`` asks for, as ``create-model-store`` would be asked."""
+    revision = f":{options.revision}" if options.revision else ""
+    arguments = [STORE, "--model-repo", f"hf://{options.repository}{revision}", "--model-store", options.local_dir]
+    return command_line().parse_args(arguments)
+
+
+def _with_cache(options: argparse.Namespace, session: Session) -> Session:
+    """The session with the cache that the command line names.
+
+    A model store in the cache's own place, as the NIM Operator asks for it, has the cache in a hidden folder: links
+    between the two take no room, and who serves the directory sees the model alone.
+    """
+    cache = _directory(options.model_cache_path) if options.model_cache_path else session.settings.cache_path
+    store = _directory(options.model_store) if options.command == STORE else None
+    if cache and store and cache.resolve() == store.resolve():
+        cache = store / _CACHE_IN_STORE
+        session.report(Note(f"the model store is where the cache would be: the cache is {cache}"))
+    return replace(session, settings=replace(session.settings, cache_path=cache))
 
 
 def _request(options: argparse.Namespace, session: Session) -> DownloadRequest:

@@ -21,6 +21,7 @@ from lading.cli.parser import (
     DOCTOR,
     DOWNLOAD,
     ENGINE,
+    HUGGING_FACE,
     INVENTORY,
     LIST,
     PLAN,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from lading.cli.profile_commands import Enquiry
 
 _ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
-_COMMANDS = (SERVE, LIST, PLAN, DOCTOR, TO_CACHE, DOWNLOAD, STORE, CACHE, INVENTORY, ENGINE, SETTINGS)
+_COMMANDS = (SERVE, LIST, PLAN, DOCTOR, TO_CACHE, DOWNLOAD, STORE, HUGGING_FACE, CACHE, INVENTORY, ENGINE, SETTINGS)
 _NAMING = ("NIM_MODEL_PATH", "NIM_MODEL_NAME", "NIM_MANIFEST_PATH")
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
 
@@ -185,7 +186,7 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             return commands.inventory(options.gpus, as_json=options.json, session=session)
         case "doctor":
             return commands.doctor(options.model, as_json=options.format == "json", session=session)
-        case "download-to-cache" | "download-model" | "create-model-store":
+        case "download-to-cache" | "download-model" | "create-model-store" | "huggingface-cli":
             return _download(options, session, log)
         case "cache":
             from lading.cli import cache_commands

@@ -12,6 +12,7 @@ PLAN = "plan"
 TO_CACHE = "download-to-cache"
 DOWNLOAD = "download-model"
 STORE = "create-model-store"
+HUGGING_FACE = "huggingface-cli"
 CACHE = "cache"
 DOCTOR = "doctor"
 ENGINE = "engine"
@@ -48,6 +49,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_download_to_cache(commands)
     _add_download_model(commands)
     _add_create_model_store(commands)
+    _add_huggingface_cli(commands)
     _add_cache(commands)
     _add_inventory(commands)
     _add_engine(commands)
@@ -158,6 +160,22 @@ def _add_create_model_store(commands: argparse._SubParsersAction[argparse.Argume
     )
     _add_manifest_file(parser, writing=True)
     _add_fetching(parser)
+
+
+def _add_huggingface_cli(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    hub = commands.add_parser(
+        HUGGING_FACE,
+        help="fetch a model as Hugging Face's old program did, for tools that call it (the NIM Operator)",
+        allow_abbrev=False,
+        epilog="An image puts it on PATH under its bare name. Files that no engine needs are left out.",
+    )
+    actions = hub.add_subparsers(dest="action", metavar="ACTION", required=True)
+    parser = actions.add_parser("download", help="fetch a model into a directory of real files", allow_abbrev=False)
+    parser.add_argument("repository", metavar="ORG/MODEL", help="the model")
+    parser.add_argument("--local-dir", metavar="DIR", required=True, help="where it shall be")
+    parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit; default: main")
+    parser.add_argument("--repo-type", choices=("model",), default="model", help="only models are fetched")
+    parser.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
 
 
 def _add_manifest_file(parser: argparse.ArgumentParser, *short: str, writing: bool = False) -> None:

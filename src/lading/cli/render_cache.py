@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lading.units import format_bytes, format_seconds
+from lading.uri import Scheme
 
 if TYPE_CHECKING:
+    from lading.cache.index import IndexEntry
     from lading.cache.root import CacheRoot
     from lading.cache.upkeep import Cleaned, Contents, Holding, Verdict
 
@@ -39,7 +41,14 @@ def _row(each: Holding) -> tuple[str, str, str, str]:
     size = format_bytes(entry.total_bytes) if entry.is_complete else f"{share:.0%} of {format_bytes(entry.total_bytes)}"
     used = "in use" if each.uses else f"used {format_seconds(max(0.0, time.time() - entry.last_used_at))} ago"
     revision = f" at {entry.manifest.revision}" if entry.manifest.revision else ""
-    return size, f"{format_bytes(each.own_bytes)} its own", used, f"{entry.source}{revision}"
+    return size, f"{format_bytes(each.own_bytes)} its own", used, f"{entry.source}{revision}{_listed_from(entry)}"
+
+
+def _listed_from(entry: IndexEntry) -> str:
+    """Where the files of a workspace come from, whose name does not say it."""
+    if entry.source.scheme is not Scheme.MANIFEST:
+        return ""
+    return f" ({', '.join(sorted({str(file.uri.model) for file in entry.manifest.files}))})"
 
 
 def contents_json(found: Contents, cache: CacheRoot) -> str:
