@@ -24,10 +24,9 @@ COMMANDS = (
     ("doctor",),
     ("download-to-cache",),
     ("download-model",),
-    (
-        "create-model-store",
-        "huggingface-cli",
-    ),
+    ("create-model-store",),
+    ("huggingface-cli",),
+    ("huggingface-cli", "download"),
     ("cache",),
     ("cache", "list"),
     ("cache", "verify"),
