@@ -59,8 +59,6 @@ def find_files(model: ModelUri, source: Source, cache: CacheRoot | None, world: 
     before, unless asking it was demanded.
     """
     entry = _recall(model, cache, world.report) if cache else None
-    kept = load_listing(cache.index.listing_path(model), model) if cache else None
-    reads = kept.reads if kept else Reads()
     refresh = world.refresh
     if entry and cache and refresh < Refresh.ALWAYS and cache.runtime_manifests.is_deleted(model):
         world.report(Note(f"{RUNTIME_MANIFEST} was deleted: asking the source of {model} again"))
@@ -68,7 +66,9 @@ def find_files(model: ModelUri, source: Source, cache: CacheRoot | None, world: 
     if entry and refresh < Refresh.ALWAYS:
         if refresh is Refresh.CHECK:
             _check_for_changes(entry, source, world.report)
-        return Found(entry.listed, reads, is_recalled=True)
+        return Found(entry.listed, Reads(), is_recalled=True)
+    kept = load_listing(cache.index.listing_path(model), model) if cache else None
+    reads = kept.reads if kept else Reads()
     try:
         return Found(source.list_files(model), reads)
     except (OfflineError, SourceUnreachable) as error:

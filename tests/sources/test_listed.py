@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from lading.cache.root import open_cache
 from lading.digest import Digest
-from lading.errors import FileNotFoundAtSource, ModelNotFound, UsageError
+from lading.errors import FileNotFoundAtSource, ModelNotFound, OfflineError, UsageError
 from lading.model.listed import ListedFile, ListedProfile
 from lading.model.manifest import Manifest
 from lading.settings import Settings
 from lading.sources import source_for
 from lading.sources.listed import ListedSource
+from lading.transfer import survey, transfer
 from lading.uri import ModelUri
 from tests.models import tiny_model, write_model
 from tests.simulators.hub import HubSimulator
@@ -117,6 +120,39 @@ def test_an_override_that_cannot_be_listed_holds_what_the_manifest_lists() -> No
         manifest = source.list_files(profile.workspace)
         assert contents(source, manifest) == FILES
         assert all(each.digest and each.digest.algorithm == "blake3" for each in manifest.files)
+
+
+def left_by_a_nim(volume: Path, files: Mapping[str, bytes]) -> None:
+    """NGC's files as a NIM leaves them: snapshots of links to blobs, by version."""
+    folder = volume / "ngc" / "hub" / "models--nim--meta--tiny"
+    for number, (path, data) in enumerate(files.items()):
+        write_model(folder / "blobs", {str(number): data})
+        link = folder / "snapshots" / (NGC.revision or "") / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder / "blobs" / str(number))
+
+
+def test_without_a_network_what_a_nim_left_on_the_volume_will_do(tmp_path: Path) -> None:
+    left_by_a_nim(tmp_path, FILES)
+    profile = workspace(*((path, f"{NGC}?file={path}", data) for path, data in FILES.items()))
+    offline = {"LADING_OFFLINE": "1", "NIM_CACHE_PATH": str(tmp_path)}
+    manifest = source_of(profile, **offline).list_files(profile.workspace)
+    assert {file.path: file.size_bytes for file in manifest.files} == {path: len(data) for path, data in FILES.items()}
+    cache = open_cache(tmp_path, default=tmp_path, fallback=tmp_path)
+    source = source_of(profile, **offline)
+    verified = transfer(survey(manifest, source, cache), source, cache, cancelled=threading.Event())
+    assert {path: place.read_bytes() for path, place in cache.store.places_of(verified).items()} == FILES
+
+
+@pytest.mark.parametrize("kind", ["a file is missing", "a digest is not told"])
+def test_without_a_network_what_cannot_be_verified_is_not_taken(kind: str, tmp_path: Path) -> None:
+    left_by_a_nim(tmp_path, {"config.json": b"{}"} if kind == "a file is missing" else FILES)
+    promised = {
+        path: data if kind == "a file is missing" or path == "config.json" else None for path, data in FILES.items()
+    }
+    profile = workspace(*((path, f"{NGC}?file={path}", data) for path, data in promised.items()))
+    with pytest.raises(OfflineError):
+        source_of(profile, LADING_OFFLINE="1", NIM_CACHE_PATH=str(tmp_path)).list_files(profile.workspace)
 
 
 def test_a_file_that_the_repository_lacks_is_named(hub: HubSimulator) -> None:

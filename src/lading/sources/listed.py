@@ -5,7 +5,8 @@ Rules kept here:
 * repositories are listed once each, however many files are of them; a server that cannot be listed is asked for every
   file by itself;
 * the manifest's digest is what the bytes have to keep; where it tells none, what the repository promises;
-* a name that the manifest lists and the repository lacks is an error before anything is fetched.
+* a name that the manifest lists and the repository lacks is an error before anything is fetched;
+* where a repository cannot be asked, files with a digest that lie on this machine will do: a NIM may have left them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from lading.errors import ModelNotFound, SourceError
+from lading.errors import ModelNotFound, OfflineError, SourceError, SourceUnreachable
 from lading.model.listed import ListedFile
 from lading.model.manifest import FileEntry, Manifest
 from lading.plan import choose_files
@@ -79,7 +80,14 @@ class ListedSource:
                 yield from pool.map(lambda each: _alone(each, source), named)
             named = []
         if named or whole:
-            listed = source.list_files(place)
+            try:
+                listed = source.list_files(place)
+            except (OfflineError, SourceUnreachable):
+                here = [_lying_here(each, source) for each in files]
+                if not all(here):
+                    raise
+                yield from (each for each in here if each)
+                return
             for each in whole:
                 yield from _below(each.path, listed)
             yield from (_placed(each, only_file(listed, each.uri.file).files[0]) for each in named)
@@ -89,6 +97,15 @@ class ListedSource:
             f"{model} is what a manifest lists, and no manifest that does is here",
             remedy="name the manifest: NIM_MANIFEST_PATH; what the cache has complete is served without it",
         )
+
+
+def _lying_here(each: ListedFile, source: Source) -> FileEntry | None:
+    """The entry of a file that this machine should have already, by its digest; None where it has not."""
+    if each.uri.file is None or each.digest is None:
+        return None
+    wanted = FileEntry(each.path, 0, each.uri, each.digest)
+    path = source.local_copy(wanted)
+    return replace(wanted, size_bytes=path.stat().st_size) if path else None
 
 
 def _alone(each: ListedFile, source: Source) -> FileEntry:
