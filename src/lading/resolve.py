@@ -170,7 +170,7 @@ def choose(fits: Sequence[Fit], wish: Wish, machine: Machine, report: Report) ->
     """
     if not machine.installations:
         raise EngineNotInstalled(
-            "no inference engine was found: neither `vllm` on PATH nor Lading's own CPU engine",
+            "no inference engine was found: neither vLLM, SGLang nor TensorRT-LLM on PATH, nor Lading's own CPU engine",
             remedy="lading engine install",
         )
     inventory = machine.inventory

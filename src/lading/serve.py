@@ -147,6 +147,7 @@ class ServicePlan:
             served_names=self.request.served_names,
             user_arguments=self.request.user_arguments,
             endpoint=endpoint,
+            gpu_share=self.request.wish.options.gpu_share,
         )
         return self.backend.command(launch, environ)
 

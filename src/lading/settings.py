@@ -28,6 +28,7 @@ class Settings:
     model_profile: str | None
     served_model_name: str | None
     server_port: int
+    backend: str | None
     host: str
     cache_path: Path | None
     cache_probe_seconds: float
@@ -36,6 +37,16 @@ class Settings:
     jsonl_logging: bool
     passthrough_args: str
     max_model_len: int | None
+    tensor_parallel_size: int | None
+    pipeline_parallel_size: int | None
+    gpu_mem_fraction: float | None
+    max_num_seqs: int | None
+    disable_cuda_graph: bool
+    trust_custom_code: bool
+    draft_model_path: Path | None
+    num_speculative_tokens: int | None
+    model_tokenizer: str | None
+    tokenizer_mode: str | None
     stop_seconds: float
     include: str
     exclude: str
@@ -88,11 +99,32 @@ class Settings:
         return cls(**{setting.field: _value(setting, environ) for setting in SETTINGS})
 
 
+def deprecations(environ: Mapping[str, str]) -> list[str]:
+    """One sentence for each name of NIM 1.x that is set: what to use instead, and whether it counts."""
+    return [
+        _deprecation(setting, name, environ)
+        for setting in SETTINGS
+        for name in setting.deprecated
+        if _is_set(name, environ)
+    ]
+
+
+def _deprecation(setting: Setting, name: str, environ: Mapping[str, str]) -> str:
+    used = next(each for each in setting.names if _is_set(each, environ))
+    instead = setting.names[0] if setting.names[0] not in setting.deprecated else "the engine's own flag"
+    ignored = "" if used == name else f"; it is not read, since {used} is set"
+    return f"{name} is deprecated, a name of NIM 1.x: use {instead}{ignored}"
+
+
+def _is_set(name: str, environ: Mapping[str, str]) -> bool:
+    return bool(environ.get(name, "").strip())
+
+
 def _value(setting: Setting, environ: Mapping[str, str]) -> Any:
     for name in setting.names:
-        text = environ.get(name, "")
-        if not text.strip():
+        if not _is_set(name, environ):
             continue
+        text = environ[name]
         try:
             value = setting.read(text)
         except ValueError:

@@ -8,6 +8,8 @@ from lading.units import parse_bytes
 
 ADDRESSING_STYLES = ("auto", "virtual", "path")
 REFRESHES = ("never", "check", "always")
+ENGINES = ("vllm", "sglang", "tensorrt_llm")
+_ENGINE_ALIASES = {"trtllm": "tensorrt_llm", "tensorrt-llm": "tensorrt_llm", "trt-llm": "tensorrt_llm"}
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -56,6 +58,23 @@ def size(text: str) -> int:
 def rate(text: str) -> int:
     """Bytes per second, 1 or more."""
     return size(text.strip().removesuffix("/s"))
+
+
+def engine(text: str) -> str:
+    """The name of an engine family; NVIDIA's has several."""
+    name = text.strip().lower()
+    name = _ENGINE_ALIASES.get(name, name)
+    if name not in ENGINES:
+        raise ValueError(text)
+    return name
+
+
+def share(text: str) -> float:
+    """A part of a whole: above 0, and 1 at most."""
+    share = float(text)
+    if not 0 < share <= 1:
+        raise ValueError(text)
+    return share
 
 
 def log_level(text: str) -> str:

@@ -15,12 +15,14 @@ from lading.settings_readers import (
     boolean,
     count,
     emulator,
+    engine,
     log_level,
     path,
     port,
     rate,
     refresh,
     seconds,
+    share,
     size,
     url,
 )
@@ -37,7 +39,10 @@ _SECONDS = "seconds, 0 or more"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of the table: variable names in order of precedence, how to read one, what unset means."""
+    """One row of the table: variable names in order of precedence, how to read one, what unset means.
+
+    ``deprecated`` are those of the names that NIM 1.x had: they are read, and a line says what to use instead.
+    """
 
     field: str
     names: tuple[str, ...]
@@ -45,6 +50,7 @@ class Setting:
     default: Any
     help: str
     accepts: str = "text"
+    deprecated: tuple[str, ...] = ()
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -88,7 +94,23 @@ SETTINGS: tuple[Setting, ...] = (
         "Name of the model in the API. Unset: the location without scheme and revision.",
         "a name, or several joined by commas",
     ),
-    Setting("server_port", ("NIM_SERVER_PORT",), port, 8000, "Port of the gateway.", _PORT),
+    Setting(
+        "server_port",
+        ("NIM_SERVER_PORT", "NIM_HTTP_API_PORT"),
+        port,
+        8000,
+        "Port of the gateway.",
+        _PORT,
+        ("NIM_HTTP_API_PORT",),
+    ),
+    Setting(
+        "backend",
+        ("LADING_BACKEND",),
+        engine,
+        None,
+        "Engine to use where several are installed. Unset: the first of vLLM, SGLang and TensorRT-LLM that is built for this machine.",
+        "`vllm`, `sglang` or `tensorrt_llm`",
+    ),
     Setting("host", ("LADING_HOST",), str, ALL_ADDRESSES, "Address the gateway listens on.", "an address"),
     Setting(
         "cache_path",
@@ -136,8 +158,85 @@ SETTINGS: tuple[Setting, ...] = (
         ("NIM_MAX_MODEL_LEN",),
         int,
         None,
-        "Longest sequence to serve, in tokens; `--max-model-len` wins.",
+        "Longest sequence to serve, in tokens, on any engine; the engine's own flag wins, as for all that follow down to `NIM_TOKENIZER_MODE`.",
         "a number of tokens",
+    ),
+    Setting(
+        "tensor_parallel_size",
+        ("NIM_TENSOR_PARALLEL_SIZE",),
+        count,
+        None,
+        "GPUs that each layer is split over.",
+        "a number, 1 or more",
+    ),
+    Setting(
+        "pipeline_parallel_size",
+        ("NIM_PIPELINE_PARALLEL_SIZE",),
+        count,
+        None,
+        "Stages that the layers are divided into.",
+        "a number, 1 or more",
+    ),
+    Setting(
+        "gpu_mem_fraction",
+        ("NIM_GPU_MEM_FRACTION", "NIM_KVCACHE_PERCENT", "NIM_KV_CACHE_PERCENT"),
+        share,
+        None,
+        "How much of each whole GPU the engine may take; converted to what the engine's own flag means.",
+        "a number above 0, and 1 at most",
+        ("NIM_KVCACHE_PERCENT", "NIM_KV_CACHE_PERCENT"),
+    ),
+    Setting(
+        "max_num_seqs",
+        ("NIM_MAX_NUM_SEQS", "NIM_MAX_BATCH_SIZE"),
+        count,
+        None,
+        "Most requests computed at once.",
+        "a number, 1 or more",
+        ("NIM_MAX_BATCH_SIZE",),
+    ),
+    Setting("disable_cuda_graph", ("NIM_DISABLE_CUDA_GRAPH",), boolean, False, "Run without CUDA graphs.", _BOOLEAN),
+    Setting(
+        "trust_custom_code",
+        ("NIM_TRUST_CUSTOM_CODE",),
+        boolean,
+        False,
+        "Run code that the model brings along.",
+        _BOOLEAN,
+    ),
+    Setting(
+        "draft_model_path",
+        ("NIM_DRAFT_MODEL_PATH",),
+        path,
+        None,
+        "Draft model for speculative decoding.",
+        "a directory",
+    ),
+    Setting(
+        "num_speculative_tokens",
+        ("NIM_NUM_SPECULATIVE_TOKENS",),
+        count,
+        None,
+        "Tokens guessed ahead: by the draft model, without one by the model's own layers for it (MTP).",
+        "a number, 1 or more",
+    ),
+    Setting(
+        "model_tokenizer",
+        ("NIM_MODEL_TOKENIZER",),
+        str,
+        None,
+        "Tokenizer to use instead of the model's.",
+        "a directory",
+        ("NIM_MODEL_TOKENIZER",),
+    ),
+    Setting(
+        "tokenizer_mode",
+        ("NIM_TOKENIZER_MODE",),
+        str,
+        None,
+        "How the tokenizer is loaded.",
+        "a mode of the engine's: auto, slow",
+        ("NIM_TOKENIZER_MODE",),
     ),
     Setting(
         "stop_seconds",

@@ -33,13 +33,19 @@ def install(root: Path, version: str = "0.32.0+cpu") -> Path:
     (packages / f"vllm-{version}.dist-info/METADATA").write_text(
         f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
     )
-    script = root / "bin/vllm"
-    script.parent.mkdir()
-    script.write_text(
-        f"#!{sys.executable} -S\nimport runpy\nrunpy.run_path({str(Path(__file__).resolve())!r}, run_name='__main__')\n"
+    return script_of(root / "bin/vllm", "tests.simulators.vllm_program").parent
+
+
+def script_of(path: Path, module: str) -> Path:
+    """An executable at ``path`` that runs ``module`` of this repository."""
+    repository = str(Path(__file__).resolve().parents[2])
+    path.parent.mkdir()
+    path.write_text(
+        f"#!{sys.executable} -S\nimport runpy, sys\nsys.path.insert(0, {repository!r})\n"
+        f"runpy.run_module({module!r}, run_name='__main__')\n"
     )
-    script.chmod(0o755)
-    return script.parent
+    path.chmod(0o755)
+    return path
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -54,11 +60,27 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return bool(self.settings.get("healthy_only"))
 
 
+class PortServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """The same on a port."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, address: tuple[str, int], model: str, settings: dict[str, Any]) -> None:
+        super().__init__(address, Handler)
+        self.model = model
+        self.settings = settings
+
+    @property
+    def healthy_only(self) -> bool:
+        return bool(self.settings.get("healthy_only"))
+
+
 class Handler(BaseHTTPRequestHandler):
     """The few routes that Lading and the tests use."""
 
     protocol_version = "HTTP/1.1"
-    server: Server
+    server: Server | PortServer
 
     def do_GET(self) -> None:
         match self.path:
@@ -135,9 +157,9 @@ def read_model(directory: Path) -> None:
     print("INFO 11-20 10:00:01 [loader.py:1] Loading weights took 0.01 seconds", flush=True)
 
 
-def main(arguments: list[str]) -> None:
-    """``vllm serve DIRECTORY …``."""
-    settings = json.loads(os.environ.get("STAND_IN", "{}"))
+def begin() -> dict[str, Any]:
+    """What ``STAND_IN`` says; signals, other processes and the file of ids are set up by it."""
+    settings: dict[str, Any] = json.loads(os.environ.get("STAND_IN", "{}"))
     pids = [os.getpid()]
     if settings.get("ignore_term"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -149,13 +171,24 @@ def main(arguments: list[str]) -> None:
         )
     if "pid_file" in settings:
         Path(settings["pid_file"]).write_text(" ".join(map(str, pids)))
+    return settings
+
+
+def fail_if_told(settings: dict[str, Any]) -> None:
+    """End as ``crash`` says."""
+    if "crash" in settings:
+        sys.stderr.write(settings["crash"] + "\n")
+        sys.exit(settings.get("exit_code", 1))
+
+
+def main(arguments: list[str]) -> None:
+    """``vllm serve DIRECTORY …``."""
+    settings = begin()
     print(f"INFO 11-20 10:00:00 [api_server.py:1] vLLM server version 0.32.0, arguments {arguments}", flush=True)
     read_model(Path(arguments[1]))
     print("\n".join(settings.get("lines", [])), flush=True)
     time.sleep(settings.get("start_seconds", 0))
-    if "crash" in settings:
-        sys.stderr.write(settings["crash"] + "\n")
-        sys.exit(settings.get("exit_code", 1))
+    fail_if_told(settings)
     with Server(option(arguments, "--uds"), Handler) as server:
         server.model = option(arguments, "--served-model-name")
         server.settings = settings

@@ -107,12 +107,12 @@ def _is_number(token: str) -> bool:
 
 
 def _match(spelling: str, table: tuple[Flag, ...]) -> tuple[Flag, bool] | None:
+    dashed = spelling.replace("_", "-")
     for flag in table:
-        if spelling in flag.short:
+        if spelling in flag.short or dashed in flag.short:
             return flag, False
     if not spelling.startswith("--"):
         return None
-    dashed = spelling.replace("_", "-")
     for flag in table:
         if dashed == flag.name:
             return flag, False

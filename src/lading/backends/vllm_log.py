@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lading.backends.failure_log import SHARED_CAUSES, FailureDialect, cause, explain_by, phase_by
 from lading.backends.interface import Cause
 from lading.events import Phase
 
@@ -19,136 +20,104 @@ _PHASES = (
     (re.compile(r"Loading weights took|KV cache size:|init engine \(profile"), Phase.WARMING),
 )
 
-_CAUSES: tuple[tuple[re.Pattern[str], str, str | None], ...] = (
-    (
-        re.compile(r"estimated maximum model length is (\d+)"),
+_CAUSES = (
+    cause(
+        r"estimated maximum model length is (\d+)",
         "the KV cache has no room for one request of the model's full length",
         "--max-model-len={0} fits",
     ),
-    (
-        re.compile(r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \(\D*(\d+)"),
+    cause(
+        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \(\D*(\d+)",
         "--max-model-len {0} is longer than the model's own {1} tokens",
         "--max-model-len={1} is the longest it was made for",
     ),
-    (
-        re.compile(r"Total number of attention heads \((\d+)\) must be divisible by tensor parallel size \((\d+)\)"),
+    cause(
+        r"Total number of attention heads \((\d+)\) must be divisible by tensor parallel size \((\d+)\)",
         "{0} attention heads cannot be split over {1} ranks",
         "choose a --tensor-parallel-size that divides {0}",
     ),
-    (
-        re.compile(r"World size \((\d+)\) is larger than the number of available GPUs \((\d+)\)"),
+    cause(
+        r"World size \((\d+)\) is larger than the number of available GPUs \((\d+)\)",
         "{0} GPUs were asked for and {1} are there",
         "lower --tensor-parallel-size, or give the container more GPUs",
     ),
-    (
-        re.compile(r"OutOfMemoryError: CUDA out of memory"),
+    cause(
+        r"OutOfMemoryError: CUDA out of memory",
         "the GPU ran out of memory",
         "lower --max-model-len, --max-num-seqs or --gpu-memory-utilization, or use more GPUs",
     ),
-    (
-        re.compile(r"Free memory on device (?:\S+ )?\(([\d.]+)/([\d.]+) GiB\) on startup is less than"),
+    cause(
+        r"Free memory on device (?:\S+ )?\(([\d.]+)/([\d.]+) GiB\) on startup is less than",
         "only {0} of {1} GiB of the GPU are free: another process holds the rest",
         "stop that process, or lower --gpu-memory-utilization",
     ),
-    (
-        re.compile(r"No available memory for the cache blocks"),
+    cause(
+        r"No available memory for the cache blocks",
         "weights and activations leave no memory for the KV cache",
         "use more GPUs, or raise --gpu-memory-utilization",
     ),
-    (
-        re.compile(r"Model architectures \['([^']+)'\] are not supported"),
+    cause(
+        r"Model architectures \['([^']+)'\] are not supported",
         "this vLLM does not run {0} models",
         "use a newer engine, or try --model-impl transformers",
     ),
-    (
-        re.compile(r"model type `([^`]+)` but Transformers does not recognize"),
-        "this engine's Transformers does not know the model type {0}",
-        "use a newer engine",
-    ),
-    (
-        re.compile(r"Unknown quantization method: (\S+?)\."),
+    cause(
+        r"Unknown quantization method: (\S+?)\.",
         "this vLLM does not know the quantisation method {0}",
         "use a newer engine or another checkpoint",
     ),
-    (
-        re.compile(r"error: (unrecognized arguments: .+|argument .+)"),
+    cause(
+        r"error: (unrecognized arguments: .+|argument .+)",
         "vLLM refused a flag: {0}",
         "`vllm serve --help` lists its flags",
     ),
-    (
-        re.compile(r"custom code which must be executed|to execute the configuration file|setting .?trust_remote_code"),
+    cause(
+        r"custom code which must be executed|to execute the configuration file|setting .?trust_remote_code",
         "the model brings code of its own, which is not run unless you ask for it",
         "if you trust its authors, add --trust-remote-code",
     ),
-    (
-        re.compile(r"LoRA rank (\d+) is greater than max_lora_rank (\d+)"),
+    cause(
+        r"LoRA rank (\d+) is greater than max_lora_rank (\d+)",
         "an adapter has rank {0}, the engine was started for {1}",
         "--max-lora-rank={0}",
     ),
-    (
-        re.compile(r"Available memory on node \d+ \(([\d.]+)/([\d.]+) GiB\) on kv cache allocation is less than"),
+    cause(
+        r"Available memory on node \d+ \(([\d.]+)/([\d.]+) GiB\) on kv cache allocation is less than",
         "the KV cache asked for is larger than the {0} GiB of RAM that are free",
         "lower --kv-cache-memory-bytes, or leave it out to let Lading size it",
     ),
-    (
-        re.compile(r"Available memory on node \d+ \(([\d.]+)/([\d.]+) GiB\) on startup is less than"),
+    cause(
+        r"Available memory on node \d+ \(([\d.]+)/([\d.]+) GiB\) on startup is less than",
         "only {0} of {1} GiB of RAM are free, less than --gpu-memory-utilization asks for",
         "lower --gpu-memory-utilization, or leave it out",
     ),
-    (
-        re.compile(r"start \(\d+\) \+ length \(\d+\) exceeds dimension size|shape mismatch|Attempted to load weight"),
+    cause(
+        r"start \(\d+\) \+ length \(\d+\) exceeds dimension size|shape mismatch|Attempted to load weight",
         "the weights do not have the shapes that config.json describes",
         "config.json and the weights are of different models; fetch both again",
     ),
-    (
-        re.compile(r"Couldn't instantiate the backend tokenizer|Can't load tokenizer"),
-        "the model has no tokenizer that the engine can read",
-        "the directory needs tokenizer.json or tokenizer.model; or name one with --tokenizer",
-    ),
-    (
-        re.compile(r"adapter_config\.json'"),
+    cause(
+        r"adapter_config\.json'",
         "a LoRA adapter's adapter_config.json is missing",
         "check the path given to --lora-modules",
     ),
-    (
-        re.compile(r"Address already in use"),
-        "the engine's address is taken",
-        "stop the process that holds it",
-    ),
-    (
-        re.compile(r"Error while creating shared memory segment|No space left on device"),
-        "a filesystem the engine writes to is full (often /dev/shm)",
-        "give the container more shared memory, for example --shm-size=16g",
-    ),
-    (re.compile(r"Value error, (.+?)(?: \[type=|$)"), "vLLM refused the configuration: {0}", None),
+    *SHARED_CAUSES,
+    cause(r"Value error, (.+?)(?: \[type=|$)", "vLLM refused the configuration: {0}", None),
 )
-_PREFIX = re.compile(r"^\([A-Za-z0-9_ =.,]+\)\s*")
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_EXCEPTION = re.compile(r"\b([A-Za-z_.]*(?:Error|Exception|Failure)): (.+)")
-_HARMLESS = re.compile(r"^(?:DEBUG|INFO|WARNING)\b")
-_TROUBLE = re.compile(r"\bERROR\b|Traceback|error:|Error:")
-_GENERIC = ("Engine core initialization failed", "WorkerProc initialization failed", "Worker failed with error")
-_MAX_TEXT = 400
+_DIALECT = FailureDialect(
+    causes=_CAUSES,
+    prefix=re.compile(r"^\([A-Za-z0-9_ =.,]+\)\s*"),
+    harmless=re.compile(r"^(?:DEBUG|INFO|WARNING)\b"),
+    trouble=re.compile(r"\bERROR\b|Traceback|error:|Error:"),
+    generic=("Engine core initialization failed", "WorkerProc initialization failed", "Worker failed with error"),
+)
 
 
 def phase_of(line: str) -> Phase | None:
     """The start-up phase that a line announces, or None. Unknown text means nothing."""
-    return next((phase for pattern, phase in _PHASES if pattern.search(line)), None)
+    return phase_by(_PHASES, line)
 
 
 def explain(lines: Sequence[str]) -> Cause | None:
-    """The first known cause after the first sign of trouble, else the first exception that names one, else None.
-
-    vLLM prints the root exception first, in the deepest process, and generic ones after it.
-    """
-    stripped = (_PREFIX.sub("", _ANSI.sub("", line)) for line in lines)
-    clean = [line for line in stripped if not _HARMLESS.match(line)]
-    start = next((index for index, line in enumerate(clean) if _TROUBLE.search(line)), len(clean))
-    for line in clean[start:]:
-        for pattern, message, remedy in _CAUSES:
-            if found := pattern.search(line):
-                groups = [group[:_MAX_TEXT] for group in found.groups()]
-                return Cause(message.format(*groups), remedy.format(*groups) if remedy else None)
-    exceptions = (found for line in clean[start:] if (found := _EXCEPTION.search(line)))
-    named = (found for found in exceptions if not found[2].startswith(_GENERIC))
-    return next((Cause(f"{found[1]}: {found[2][:_MAX_TEXT]}") for found in named), None)
+    """The cause of a failed start, or None when the lines do not tell."""
+    return explain_by(_DIALECT, lines)

@@ -32,7 +32,7 @@ def architectures(site_packages: Path) -> frozenset[str]:
     except (OSError, SyntaxError, ValueError):
         return frozenset()
     own = frozenset(_names(module))
-    return own | _text_models_of_transformers(site_packages) if _FALLBACK in own else own
+    return own | text_models_of_transformers(site_packages) if _FALLBACK in own else own
 
 
 def class_of(site_packages: Path, architecture: str) -> tuple[str, str] | None:
@@ -50,7 +50,8 @@ def class_of(site_packages: Path, architecture: str) -> tuple[str, str] | None:
     return None
 
 
-def _text_models_of_transformers(site_packages: Path) -> frozenset[str]:
+def text_models_of_transformers(site_packages: Path) -> frozenset[str]:
+    """The text models of the Transformers in ``site_packages``; empty when they cannot be read."""
     try:
         source = (site_packages / TRANSFORMERS_AUTO).read_text(encoding="utf-8")
     except (OSError, ValueError):

@@ -10,16 +10,19 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lading.backends.environment import EngineEnvironments
-from lading.backends.interface import Argument, Backend, Installation
+from lading.backends.interface import Argument, Installation
+from lading.backends.json_arguments import merge_objects
 from lading.backends.members import BACKENDS
+from lading.cli.engine_choice import SpokenEngine, of_one_family, require_asked
 from lading.cli.named import model_named, served_names, what_is_named
 from lading.cli.own_flags import OwnFlag
+from lading.cli.portable_knobs import knob_arguments
 from lading.cli.serve_arguments import ServeArguments
 from lading.cli.transfer_settings import transfer_options
 from lading.errors import UsageError
@@ -32,6 +35,7 @@ from lading.uri import Scheme
 if TYPE_CHECKING:
     from lading.cache.root import CacheRoot
     from lading.candidates import Surroundings
+    from lading.hardware.inventory import Device, Inventory
     from lading.profiles.fit import Wish
     from lading.recall import Refresh
     from lading.resolve import Machine
@@ -56,10 +60,14 @@ def serve(tokens: Sequence[str], session: Session) -> int:
     from lading.serve import plan_service
     from lading.serve import serve as run
 
-    arguments = ServeArguments.parse(tokens, _backend())
+    found = found_installations(session)
+    require_asked(found, session.settings.backend)
+    installations = of_one_family(found, session.settings.backend, lambda: _probe(session).device)
+    engine = SpokenEngine.of(installations)
+    arguments = ServeArguments.parse(tokens, engine.backend)
     session = _with_flags(session, arguments.flags)
-    request = _serve_request(arguments, session)
-    world = surroundings_of(session)
+    request = _serve_request(arguments, session, engine)
+    world = surroundings_of(session, installations)
     if OwnFlag.DRY_RUN in arguments.flags:
         from lading.cli.render import render_service_plan
 
@@ -176,17 +184,23 @@ def show_settings() -> int:
     return 0
 
 
-def _serve_request(arguments: ServeArguments, session: Session) -> ServeRequest:
+def _serve_request(arguments: ServeArguments, session: Session, engine: SpokenEngine) -> ServeRequest:
     """Command line over ``NIM_PASSTHROUGH_ARGS`` over ``NIM_*`` over what follows from the model."""
     from lading.serve import ServeRequest
 
     settings = session.settings
-    asked = arguments_of(settings, arguments.engine_tokens)
-    flags = _backend().read_flags([token for each in asked for token in each.tokens])
+    asked = arguments_of(settings, arguments.engine_tokens, engine)
+    flags = engine.backend.read_flags([token for each in asked for token in each.tokens])
     named = what_is_named(arguments.model, settings)
+    names = flags.served_names or served_names(named, settings)
+    if len(names) > 1 and not engine.backend.has_many_names:
+        raise UsageError(
+            f"{engine.backend.name} serves a model by one name, and {len(names)} were given: {', '.join(names)}",
+            remedy=f"NIM_SERVED_MODEL_NAME={names[0]}",
+        )
     return ServeRequest(
         model=named,
-        served_names=flags.served_names or served_names(named, settings),
+        served_names=names,
         wish=whole_wish(flags.wish, session),
         user_arguments=asked,
         host=flags.host or settings.host,
@@ -206,7 +220,8 @@ def _serve_request(arguments: ServeArguments, session: Session) -> ServeRequest:
 def whole_wish(flags: Wish, session: Session) -> Wish:
     """What flags ask for, with the profile that the settings name and what the environment lets engines do."""
     stretched = flags.any_length or any(session.environ.get(name, "") in _TRUE for name in _ANY_LENGTH)
-    return replace(flags, profile=session.settings.model_profile, any_length=stretched)
+    options = replace(flags.options, gpu_share=session.settings.gpu_mem_fraction)
+    return replace(flags, profile=session.settings.model_profile, any_length=stretched, options=options)
 
 
 def refresh_of(settings: Settings, *, demanded: bool) -> Refresh:
@@ -221,15 +236,14 @@ def globs_of(settings: Settings) -> Globs:
     return Globs.parse(settings.include, settings.exclude)
 
 
-def arguments_of(settings: Settings, tokens: Sequence[str]) -> tuple[Argument, ...]:
-    """All that the user asked of the engine, least important first: in argparse the last wins."""
-    length = settings.max_model_len
+def arguments_of(settings: Settings, tokens: Sequence[str], engine: SpokenEngine) -> tuple[Argument, ...]:
+    """All that the user asked of ``engine``, least important first: the last wins, JSON objects merge."""
     asked = (
-        Argument(("--max-model-len", str(length)) if length else (), "NIM_MAX_MODEL_LEN"),
+        *knob_arguments(settings, engine),
         Argument(tuple(_shell_words(settings.passthrough_args)), "NIM_PASSTHROUGH_ARGS"),
         Argument(tuple(tokens), "command line"),
     )
-    return tuple(each for each in asked if each.tokens)
+    return merge_objects(asked, engine.backend.flags)
 
 
 def _shell_words(text: str) -> list[str]:
@@ -247,11 +261,6 @@ def _with_flags(session: Session, flags: frozenset[OwnFlag]) -> Session:
     return session
 
 
-def _backend() -> Backend:
-    """The engine family whose flags the command line speaks."""
-    return next(iter(BACKENDS.values()))
-
-
 def opened_cache(session: Session) -> CacheRoot:
     """The cache that the settings name, or the default one."""
     from lading.cache.root import Probe, open_cache
@@ -265,8 +274,8 @@ def opened_cache(session: Session) -> CacheRoot:
     )
 
 
-def surroundings_of(session: Session) -> Surroundings:
-    """What use cases need of the world, as the settings say."""
+def surroundings_of(session: Session, installations: Sequence[Installation] | None = None) -> Surroundings:
+    """What use cases need of the world, as the settings say. ``installations`` None: looked for when needed."""
     from lading.candidates import Surroundings
     from lading.sources import source_for
 
@@ -274,23 +283,43 @@ def surroundings_of(session: Session) -> Surroundings:
     return Surroundings(
         source_for=lambda uri, report: source_for(uri, settings, report),
         open_cache=lambda: opened_cache(session),
-        machine=lambda: _machine(session),
+        machine=lambda: _machine(session, installations),
         environ=session.environ,
         report=session.report,
     )
 
 
-def _machine(session: Session) -> Machine:
-    from lading.hardware.probe import probe
+def _machine(session: Session, installations: Sequence[Installation] | None) -> Machine:
     from lading.resolve import Machine
 
-    return Machine(probe(session.environ), tuple(found_installations(session)))
+    inventory = _probe(session)
+    if installations is None:
+        found = found_installations(session)
+        installations = of_one_family(found, session.settings.backend, lambda: inventory.device)
+    return Machine(inventory, tuple(installations))
+
+
+def _probe(session: Session) -> Inventory:
+    from lading.hardware.probe import probe
+
+    return probe(session.environ)
+
+
+def family_here(settings: Settings, environ: Mapping[str, str], device: Callable[[], Device]) -> str:
+    """The engine that flags are written for where none is named: the one asked for, else the one used here."""
+    if settings.backend:
+        return settings.backend
+    return SpokenEngine.of(of_one_family(_installations(settings, environ), None, device)).backend.name
 
 
 def found_installations(session: Session) -> list[Installation]:
-    """The engines of this machine."""
-    engines = _engines(session.settings, session.environ)
-    search_path = session.environ.get("PATH", os.defpath)
+    """The engines of this machine, those of the family that is preferred first."""
+    return _installations(session.settings, session.environ)
+
+
+def _installations(settings: Settings, environ: Mapping[str, str]) -> list[Installation]:
+    engines = _engines(settings, environ)
+    search_path = environ.get("PATH", os.defpath)
     return [found for backend in BACKENDS.values() for found in backend.installations(search_path, engines)]
 
 

@@ -18,6 +18,7 @@ from lading.cli.commands import (
     surroundings_of,
     whole_wish,
 )
+from lading.cli.engine_choice import DEFAULT_FAMILY, SpokenEngine
 from lading.cli.named import what_is_named
 from lading.cli.parser import DOWNLOAD, HUGGING_FACE, STORE, TO_CACHE, command_line
 from lading.cli.transfer_settings import transfer_options
@@ -149,6 +150,6 @@ def _directory(text: str) -> Path:
 
 def _wish(session: Session) -> Wish:
     """What the settings ask of the engine, as serving reads them."""
-    backend = next(iter(BACKENDS.values()))
-    arguments = arguments_of(session.settings, ())
-    return whole_wish(backend.read_flags([token for each in arguments for token in each.tokens]).wish, session)
+    engine = SpokenEngine(BACKENDS[session.settings.backend or DEFAULT_FAMILY])
+    arguments = arguments_of(session.settings, (), engine)
+    return whole_wish(engine.backend.read_flags([token for each in arguments for token in each.tokens]).wish, session)

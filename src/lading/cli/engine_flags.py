@@ -1,23 +1,25 @@
 """The flags of the engine beside those of Lading, for commands that estimate: told apart before any is parsed.
 
-Which engine's they are is told by ``--engine``, else they are vLLM's. Flags that nobody here reads go along unread, as
-they do when a model is served. What looks like a slip is an error: Lading's misspelt, or another engine's.
+Which engine's they are is told by ``--engine``, else they are those of the engine that would be used here. Flags that
+nobody here reads go along unread, as they do when a model is served. What looks like a slip is an error: Lading's
+misspelt, or another engine's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
+
+from lading.settings_readers import ENGINES
+from lading.settings_readers import engine as read_engine
 
 if TYPE_CHECKING:
     from lading.backends.arguments import Group
 
 DEFAULT_ENGINE = "vllm"
-ENGINES = ("vllm", "sglang", "tensorrt_llm")
-_ALIASES = {"trtllm": "tensorrt_llm", "tensorrt-llm": "tensorrt_llm", "trt-llm": "tensorrt_llm"}
 _VERSION = re.compile(r"v?\d+(\.\d+)*([.+-]?[a-z][a-z0-9.+-]*|[+][a-z0-9.]+)?", re.IGNORECASE)
 _OWN_WITH_VALUE = ("--model", "--format", "--gpus", "--engine", "--manifest-file", "--manifest", "-m")
 _OWN = (*_OWN_WITH_VALUE, "--refresh", "--explain", "--debug", "--help")
@@ -43,22 +45,23 @@ def parse_engine(text: str) -> tuple[str, str]:
     from lading.errors import UsageError
 
     name, equals, version = (part.strip() for part in text.strip().partition("=="))
-    engine = _ALIASES.get(name.lower(), name.lower())
-    if engine not in ENGINES:
+    try:
+        engine = read_engine(name)
+    except ValueError:
         known = f"it is one of {', '.join(ENGINES)}, with a version behind it as in vllm==0.19.0"
-        raise UsageError(f"--engine {text}: no such engine", remedy=known)
+        raise UsageError(f"--engine {text}: no such engine", remedy=known) from None
     if equals and not _VERSION.fullmatch(version):
         raise UsageError(f"--engine {text}: {version!r} is no version", remedy=f"{engine}==0.19.0, or {engine} alone")
     return engine, version.removeprefix("v")
 
 
-def split_engine_flags(tokens: Sequence[str]) -> SplitFlags:
-    """The tokens of a command line told apart.
+def split_engine_flags(tokens: Sequence[str], unnamed: Callable[[], str] = lambda: DEFAULT_ENGINE) -> SplitFlags:
+    """The tokens of a command line told apart; ``unnamed`` tells the engine where the line has flags and names none.
 
     A word behind a flag that nobody knows may be its value: it is taken for the model only where no other word can be,
     and it is a location. Raises UsageError for flags that look like slips.
     """
-    family = _family(tokens)
+    family = _family(tokens, unnamed)
     own: list[str] = []
     engine: list[tuple[str, ...]] = []
     unread: list[str] = []
@@ -136,11 +139,14 @@ def _refuse_slips(word: str, family: str) -> None:
         )
 
 
-def _family(tokens: Sequence[str]) -> str:
+def _family(tokens: Sequence[str], unnamed: Callable[[], str]) -> str:
     """The engine of the last ``--engine``, which is the one that counts."""
     named = [
         value if equals else next(iter(tokens[position + 1 :]), "")
         for position, (name, equals, value) in enumerate(token.partition("=") for token in tokens)
         if name == "--engine"
     ]
-    return parse_engine(named[-1])[0] if named else DEFAULT_ENGINE
+    if named:
+        return parse_engine(named[-1])[0]
+    has_flags = any(token.startswith("-") and not _is_own(token) for token in tokens)
+    return unnamed() if has_flags else DEFAULT_ENGINE

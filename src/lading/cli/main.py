@@ -32,7 +32,8 @@ from lading.cli.parser import (
     command_line,
 )
 from lading.errors import LadingError, UsageError
-from lading.settings import Settings
+from lading.events import Note
+from lading.settings import Settings, deprecations
 from lading.settings_table import DEFAULT_MANIFEST_PATHS
 
 if TYPE_CHECKING:
@@ -119,13 +120,20 @@ def _dispatch(argv: list[str], *, debug: bool) -> int:
     command, rest = _split(argv)
     if command == SERVE and not {"-h", "--help"} & set(rest):
         return _serve(rest, debug=debug)
-    flags = split_engine_flags(rest) if command in (LIST, PLAN) else SplitFlags(tuple(rest))
+    flags = split_engine_flags(rest, _family_here) if command in (LIST, PLAN) else SplitFlags(tuple(rest))
     options = command_line().parse_args([command, *flags.own] if command else flags.own)
     options.engine_tokens, options.unread_flags = flags.engine, flags.unread
     if options.command is None:
         command_line().print_help()
         return 0
     return _run(options, debug=debug)
+
+
+def _family_here() -> str:
+    from lading.cli import commands
+    from lading.hardware.probe import probe
+
+    return commands.family_here(Settings.from_env(os.environ), os.environ, lambda: probe(os.environ).device)
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -155,7 +163,10 @@ def _session(*, debug: bool) -> tuple[Settings, EventLog]:
     from lading.cli.log import EventLog
 
     settings = Settings.from_env(os.environ)
-    return settings, EventLog(level="DEBUG" if debug else settings.log_level, jsonl=settings.jsonl_logging)
+    log = EventLog(level="DEBUG" if debug else settings.log_level, jsonl=settings.jsonl_logging)
+    for sentence in deprecations(os.environ):
+        log(Note(sentence, "WARNING"))
+    return settings, log
 
 
 def _serve(tokens: list[str], *, debug: bool) -> int:

@@ -6,19 +6,20 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lading.backends.engine_options import read_wish
 from lading.backends.interface import Installation
 from lading.backends.members import BACKENDS
 from lading.cli.commands import (
     Session,
     arguments_of,
+    family_here,
     found_installations,
     globs_of,
     refresh_of,
     surroundings_of,
     whole_wish,
 )
-from lading.cli.engine_flags import DEFAULT_ENGINE, parse_engine
+from lading.cli.engine_choice import DEFAULT_FAMILY, SpokenEngine, of_one_family, require_asked
+from lading.cli.engine_flags import parse_engine
 from lading.cli.named import model_named, what_is_named
 from lading.events import Note
 from lading.hardware.inventory import Device
@@ -71,7 +72,8 @@ def plan(enquiry: Enquiry, session: Session) -> int:
     from lading.planning import plan_machines
     from lading.resolve import Subject, profiles_of
 
-    enquiry = replace(enquiry, engine=enquiry.engine or DEFAULT_ENGINE)
+    family = enquiry.engine or family_here(session.settings, session.environ, lambda: Device.CUDA)
+    enquiry = replace(enquiry, engine=family)
     model = model_named(enquiry.model, session.settings)
     found, machine = _considered(model, enquiry, session)
     listing, wish = found.listings[model], _wish(enquiry, machine, session)
@@ -103,11 +105,9 @@ def _considered(what: Named, enquiry: Enquiry, session: Session) -> tuple[Candid
 
 def _wish(enquiry: Enquiry, machine: Machine, session: Session) -> Wish:
     """What settings and command line ask of the machine's engine; flags in the settings are the served engine's."""
-    family = next((each.backend for each in machine.installations), DEFAULT_ENGINE)
-    if family not in BACKENDS:
-        return whole_wish(read_wish(family, enquiry.engine_tokens), session)
-    arguments = arguments_of(session.settings, enquiry.engine_tokens)
-    flags = BACKENDS[family].read_flags([token for each in arguments for token in each.tokens])
+    engine = SpokenEngine.of(machine.installations)
+    arguments = arguments_of(session.settings, enquiry.engine_tokens, engine)
+    flags = engine.backend.read_flags([token for each in arguments for token in each.tokens])
     return whole_wish(flags.wish, session)
 
 
@@ -122,15 +122,21 @@ def _machine(enquiry: Enquiry, session: Session) -> Machine:
     from lading.resolve import Machine
 
     inventory = probe(session.environ) if enquiry.gpus is None else described(enquiry.gpus)
-    if enquiry.gpus is None and enquiry.engine is None:
-        return Machine(inventory, tuple(found_installations(session)))
-    name, version = (DEFAULT_ENGINE, "") if enquiry.engine is None else parse_engine(enquiry.engine)
-    found = [replace(each, device=inventory.device) for each in found_installations(session)]
-    if enquiry.engine is not None:
-        found = [each for each in found if each.backend == name and version in ("", each.version)]
-    return Machine(inventory, tuple(found or [_assumed(name, version, inventory.device)]))
+    here = found_installations(session)
+    asked = session.settings.backend
+    if enquiry.engine is None:
+        found = of_one_family(here, asked, lambda: inventory.device)
+        if enquiry.gpus is None:
+            require_asked(here, asked)
+            return Machine(inventory, found)
+        name, version = asked or DEFAULT_FAMILY, ""
+    else:
+        name, version = parse_engine(enquiry.engine)
+        found = tuple(each for each in here if each.backend == name and version in ("", each.version))
+    counted = tuple(replace(each, device=inventory.device) for each in found)
+    return Machine(inventory, counted or (_assumed(name, version, inventory.device),))
 
 
 def _assumed(name: str, version: str, device: Device) -> Installation:
-    runs = BACKENDS[name].known_architectures(version) if name in BACKENDS else frozenset[str]()
+    runs = BACKENDS[name].known_architectures(version)
     return Installation(name, version or "of any version known", device, (), {}, runs, "assumed")

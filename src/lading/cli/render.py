@@ -69,7 +69,7 @@ def render_service_plan(plan: ServicePlan, environ: Mapping[str, str]) -> str:
         ("transfer", _transfer(plan)),
         ("gateway", f"http://{plan.request.host}:{plan.request.port}"),
         ("engine at", str(endpoint)),
-        ("command", shlex.join(command.argv[: len(plan.installation.argv) + 2])),
+        ("command", shlex.join(command.head)),
     ]
     lines = [f"{name:<18}{value}" for name, value in rows]
     lines += [f"  {shlex.join(_masked(each.tokens)):<46}  # {each.origin}" for each in command.arguments]

@@ -142,6 +142,7 @@ def _digest_of_others(options: EngineOptions) -> str:
         gpu_utilization=None,
         kv_pool_bytes=None,
         kv_pool_tokens=None,
+        gpu_share=None,
     )
     return "" if left == EngineOptions() else hashlib.sha256(repr(left).encode()).hexdigest()
 

@@ -27,9 +27,9 @@ class EngineOptions:
     """What was asked of an engine, as far as it changes what the engine holds in memory.
 
     ``gpu_utilization`` is the engine's own share: of all it may use for vLLM, of weights and cache together for SGLang,
-    of the memory left free for TensorRT-LLM. ``capture_sizes`` are the batch sizes for which CUDA graphs are captured,
-    ``largest_capture`` the greatest of them where only that was said. ``others`` is a digest of the flags that nobody
-    here reads: they may change something.
+    of the memory left free for TensorRT-LLM. ``gpu_share`` is of the whole GPU, for any engine; the engine's own wins.
+    ``capture_sizes`` are the batch sizes for which CUDA graphs are captured, ``largest_capture`` the greatest of them
+    where only that was said. ``others`` is a digest of the flags that nobody here reads: they may change something.
     """
 
     max_model_len: int | None = None
@@ -56,6 +56,7 @@ class EngineOptions:
     language_model_only: bool = False
     images_per_prompt: int | None = None
     kv_pool_tokens: int | None = None
+    gpu_share: float | None = None
     others: str = ""
 
     @property

@@ -23,6 +23,7 @@ from lading.units import GIB, MIB
 _PAGE_TOKENS = 1
 _MANY_RANKS = 4
 _LARGE_GPU_BYTES = 60 * GIB
+_LEAST_SHARE = 1e-9
 _WINDOW_SHARE = 0.8  # of the tokens of the full layers, ``--swa-full-tokens-ratio``
 _WINDOWED = (Kind.SLIDING, Kind.CHUNKED)
 
@@ -97,16 +98,31 @@ def _kept(row: Row, facts: ModelFacts, profile: Profile, target: Target, chunk: 
     activation, graphs = int(max(chunk, 2048) * formula[1] * MIB), int(batch * formula[2] * MIB)
     rest = int((formula[0] + profile.ranks / 8 * formula[3]) * MIB)
     free = target.total_bytes - int(row.number("context_gib") * GIB)
-    share = target.options.gpu_utilization or _fixed_share(row, profile.tp)
+    needed = activation + graphs + rest
+    asked = target.options.gpu_utilization or _granted_share(target, free, needed)
+    share = asked or _fixed_share(row, profile.tp)
     if share is None:
         least = int(formula[4] * MIB) if target.total_bytes > _LARGE_GPU_BYTES else 0
-        share = 1 - max(activation + graphs + rest, least) / target.total_bytes
-    if facts.vision and not target.options.gpu_utilization:
+        share = 1 - max(needed, least) / target.total_bytes
+    if facts.vision and not asked:
         share *= row.number("images")
     kept = int(free * (1 - share))
     activation = min(activation, kept)
     graphs = min(graphs, kept - activation)
     return _Kept(activation, graphs, kept - activation - graphs)
+
+
+def _granted_share(target: Target, free_bytes: int, needed_bytes: int) -> float | None:
+    """The static share that keeps all within the share of the GPU that was granted; None where none was.
+
+    ``granted x total`` less the context and what activations, graphs and the rest need, of what is free once the
+    context is there. Less than nothing counts as next to nothing.
+    """
+    granted = target.options.gpu_share
+    if granted is None:
+        return None
+    left = granted * target.total_bytes - (target.total_bytes - free_bytes) - needed_bytes
+    return max(_LEAST_SHARE, left / free_bytes)
 
 
 def _fixed_share(row: Row, tp: int) -> float | None:

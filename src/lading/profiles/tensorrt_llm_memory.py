@@ -18,6 +18,7 @@ from lading.profiles.terms import Estimate, KvNeed, RankEstimate, Target, Term
 from lading.units import GIB
 
 _BLOCK_TOKENS = 32
+_LEAST_SHARE = 1e-9
 
 
 def estimate_tensorrt_llm(facts: ModelFacts, profile: Profile, target: Target, length: int) -> Estimate:
@@ -42,11 +43,22 @@ def _rank(facts: ModelFacts, profile: Profile, target: Target, sizes: RankSizes,
     blocks = Blocks(tokens=options.block_size or _BLOCK_TOKENS)
     kv = KvNeed.of(sizes.layout, profile.tp, sizes.share, blocks=blocks)
     free = target.total_bytes - sum(term.size_bytes for term in terms)
-    share = options.gpu_utilization or row.number("utilization")
+    share = options.gpu_utilization or _granted_share(target, free) or row.number("utilization")
     kept = max(0, int(free * (1 - share)))
     terms.append(Term("reserve", kept, f"{1 - share:.0%} of what is free is not made cache"))
     pool = free - kept
     return RankEstimate(sizes.rank, tuple(terms), kv, length, pool, kv.tokens_in(pool))
+
+
+def _granted_share(target: Target, free_bytes: int) -> float | None:
+    """What of the free memory keeps all within the share of the GPU that was granted; None where none was.
+
+    ``granted x total`` less all that is not free, of what is free. Less than nothing counts as next to nothing.
+    """
+    granted = target.options.gpu_share
+    if granted is None or free_bytes <= 0:
+        return None
+    return max(_LEAST_SHARE, (granted * target.total_bytes - (target.total_bytes - free_bytes)) / free_bytes)
 
 
 def _activation_term(facts: ModelFacts, profile: Profile, target: Target, row: Row) -> Term:

@@ -55,7 +55,9 @@ class Run:
     @property
     def budget_bytes(self) -> int:
         """What the engine grants itself of each GPU."""
-        return ceil(self.target.total_bytes * (self.target.options.gpu_utilization or self.row.number("utilization")))
+        options = self.target.options
+        share = options.gpu_utilization or options.gpu_share or self.row.number("utilization")
+        return ceil(self.target.total_bytes * share)
 
 
 def estimate_vllm(facts: ModelFacts, profile: Profile, target: Target, length: int) -> Estimate:
