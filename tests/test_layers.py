@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lading.profiles",),
     ("lading.manifests", "lading.plan"),
     ("lading.hardware", "lading.sources", "lading.cache", "lading.backends"),
-    ("lading.model_store", "lading.pace", "lading.parts", "lading.placing", "lading.store_plan", "lading.prefetch", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
+    ("lading.bundle", "lading.model_store", "lading.pace", "lading.parts", "lading.placing", "lading.store_plan", "lading.prefetch", "lading.pipeline", "lading.transfer", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
     ("lading.calibrate", "lading.candidates", "lading.doctor", "lading.download", "lading.planning", "lading.recall", "lading.resolve", "lading.runtime_manifest", "lading.serve"),
     ("lading.cli",),
 )  # fmt: skip
@@ -35,6 +35,7 @@ OWNERS = {
     "azure": "lading.sources.azure_credentials",
     "google": "lading.sources.gcs_credentials",
     "google_crc32c": "lading.digest",
+    "cryptography": "lading.bundle.signing",
 }
 FORBIDDEN = {"torch", "vllm", "sglang", "transformers", "huggingface_hub", "requests", "httpx"}
 
@@ -101,6 +102,7 @@ def test_vendor_libraries_are_imported_by_their_owner_alone(module):
 
 HEAVY = [
     "azure",
+    "cryptography",
     "torch",
     "boto3",
     "botocore",

@@ -261,3 +261,18 @@ def test_a_manifest_that_cannot_be_used_is_one_line(environ: dict[str, str], man
         assert found.returncode == 4
         assert f"error: {manifest}, line 3: 'x' is no profile id" in found.stderr
         assert "Traceback" not in found.stderr
+
+
+def test_what_the_cache_has_of_a_manifest_is_carried_in_a_bundle(environ: dict[str, str], tmp_path: Path) -> None:
+    bundle = tmp_path / "models.tar"
+    nothing = run(["bundle", "create", str(bundle)], environ)
+    assert nothing.returncode == 3
+    assert "download-to-cache --manifest-file FILE" in nothing.stderr
+    assert told(environ, "download-to-cache", "--profiles", profile_id(3))["fetched_bytes"] > 0
+    made = run(["bundle", "create", str(bundle)], environ)
+    assert made.returncode == 0, made.stderr
+    there = {**environ, "NIM_CACHE_PATH": str(tmp_path / "there"), "NIM_MODEL_PROFILE": profile_id(3)}
+    assert run(["bundle", "import", str(bundle)], there).returncode == 0
+    with running([], without_sockets(tmp_path, there), tmp_path / "log") as program:
+        program.wait_until_ready()
+        assert program.stop() == 0

@@ -100,7 +100,7 @@ class OthersProgress:
 
 @dataclass(frozen=True, slots=True)
 class FilesChecked:
-    """A model store is being made: ``done_bytes`` of ``total_bytes`` were hashed, and copied where they have to be."""
+    """A model store or a bundle is being made or read: ``done_bytes`` of ``total_bytes`` were hashed, and copied."""
 
     total_bytes: int
     done_bytes: int

@@ -17,6 +17,7 @@ from lading.digest import Digest
 from lading.errors import NotEnoughDisk
 from lading.model.manifest import FileEntry, Manifest
 from lading.units import MIB, format_bytes
+from lading.uri import ModelUri, Scheme
 
 MARGIN_BYTES = 32 * MIB  # journals, index, directories, and what a filesystem keeps for itself
 SMALL_FILE_BYTES = 8 * MIB
@@ -208,6 +209,13 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def is_pinned(file: FileEntry) -> bool:
     """Whether the listing names the bytes well enough to know them again: by digest, revision or etag."""
     return bool(file.digest or file.etag or file.uri.revision)
+
+
+def fetch_command(model: ModelUri) -> str:
+    """The command that brings a model into the cache."""
+    if model.scheme is Scheme.MANIFEST:
+        return "`download-to-cache --manifest-file FILE --profiles ID`"
+    return f"`download-to-cache --model-uri {model}`"
 
 
 class Step(StrEnum):

@@ -16,9 +16,9 @@ from lading.cache.runtime_manifests import RUNTIME_MANIFEST
 from lading.errors import OfflineError, SourceError, SourceUnreachable
 from lading.events import Note, Report
 from lading.model.manifest import FileEntry, Manifest
-from lading.plan import Globs
+from lading.plan import Globs, fetch_command
 from lading.sources.interface import Source
-from lading.uri import ModelUri, Scheme
+from lading.uri import ModelUri
 
 
 class Refresh(IntEnum):
@@ -83,13 +83,6 @@ def find_files(model: ModelUri, source: Source, cache: CacheRoot | None, world: 
         )
         world.report(Note(f"{error.message}; {here}", "WARNING"))
         return Found(older, reads, is_recalled=entry is not None)
-
-
-def fetch_command(model: ModelUri) -> str:
-    """The command that brings a model into the cache."""
-    if model.scheme is Scheme.MANIFEST:
-        return "`download-to-cache --manifest-file FILE --profiles ID`"
-    return f"`download-to-cache --model-uri {model}`"
 
 
 def _check_for_changes(entry: IndexEntry, source: Source, report: Report) -> None:

@@ -145,7 +145,7 @@ def _are_here(manifest: Manifest, cache: CacheRoot, report: Report, check: Check
     A clean-up deletes blobs that no entry names, under its lock: one that it took was gone before that was ours.
     """
     with cache.collection_lock().acquire(_CLEAN_UP_SECONDS, report, check):
-        return all(file.digest and cache.store.has(file.digest, file.size_bytes) for file in manifest.files)
+        return all((sha := _sha256(file)) and cache.store.has(sha, file.size_bytes) for file in manifest.files)
 
 
 def _is_here(manifest: Manifest, cache: CacheRoot) -> bool:

@@ -282,7 +282,9 @@ def _delete_listings(cache: CacheRoot, now: float) -> None:
 
 def _delete_litter(cache: CacheRoot, now: float) -> None:
     drop_dead_uses(cache.uses_directory, now)
-    strays = [*cache.path.glob(f"**/{TEMPORARY}*"), *cache.path.glob("tmp/*")]
+    # os.walk passes over a directory that a transfer deletes meanwhile; pathlib's glob fails for it
+    found = [Path(root, name) for root, folders, names in os.walk(cache.path) for name in (*folders, *names)]
+    strays = [path for path in found if path.name.startswith(TEMPORARY) or path.parent == cache.path / "tmp"]
     for path in strays:
         if now - _changed_at(path) >= LITTER_SECONDS:
             _delete_tree(path)

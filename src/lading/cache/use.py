@@ -57,9 +57,9 @@ class Use:
 class Announcement:
     """A use of this process while it lasts; :meth:`extend` tells of it what is known later."""
 
-    def __init__(self, path: Path, source: ModelUri) -> None:
+    def __init__(self, path: Path, source: ModelUri, digests: Iterable[Digest] = ()) -> None:
         self._path = path
-        self._use = Use(source, os.getpid(), socket.gethostname())
+        self._use = Use(source, os.getpid(), socket.gethostname(), digests=frozenset(digests))
         self._write(self._use)
 
     def extend(self, workspace: Path, digests: Iterable[Digest]) -> None:
@@ -74,10 +74,10 @@ class Announcement:
 
 
 @contextmanager
-def announced(directory: Path, source: ModelUri) -> Iterator[Announcement]:
-    """Say in ``directory`` that ``source`` is in use until the block ends."""
+def announced(directory: Path, source: ModelUri, digests: Iterable[Digest] = ()) -> Iterator[Announcement]:
+    """Say in ``directory`` that ``source`` is in use until the block ends, and with it these blobs."""
     path = directory / f"{secrets.token_hex(8)}.json"
-    announcement = Announcement(path, source)
+    announcement = Announcement(path, source, digests)
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(path, ended), name="lading-use", daemon=True)
     heart.start()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from lading.cli.engine_flags import SplitFlags, split_engine_flags
 from lading.cli.parser import (
+    BUNDLE,
     CACHE,
     DOCTOR,
     DOWNLOAD,
@@ -42,7 +43,21 @@ if TYPE_CHECKING:
     from lading.cli.profile_commands import Enquiry
 
 _ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
-_COMMANDS = (SERVE, LIST, PLAN, DOCTOR, TO_CACHE, DOWNLOAD, STORE, HUGGING_FACE, CACHE, INVENTORY, ENGINE, SETTINGS)
+_COMMANDS = (
+    SERVE,
+    LIST,
+    PLAN,
+    DOCTOR,
+    TO_CACHE,
+    DOWNLOAD,
+    STORE,
+    HUGGING_FACE,
+    CACHE,
+    BUNDLE,
+    INVENTORY,
+    ENGINE,
+    SETTINGS,
+)
 _NAMING = ("NIM_MODEL_PATH", "NIM_MODEL_NAME", "NIM_MANIFEST_PATH")
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
 
@@ -199,6 +214,8 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             return commands.doctor(options.model, as_json=options.format == "json", session=session)
         case "download-to-cache" | "download-model" | "create-model-store" | "huggingface-cli":
             return _download(options, session, log)
+        case "bundle":
+            return _bundle(options, session, log)
         case "cache":
             from lading.cli import cache_commands
 
@@ -214,6 +231,15 @@ def _download(options: argparse.Namespace, session: Session, log: EventLog) -> i
 
     try:
         return download_commands.run(options, session)
+    finally:
+        log.close()
+
+
+def _bundle(options: argparse.Namespace, session: Session, log: EventLog) -> int:
+    from lading.cli import bundle_commands
+
+    try:
+        return bundle_commands.run(options, session)
     finally:
         log.close()
 

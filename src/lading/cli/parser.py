@@ -14,6 +14,7 @@ DOWNLOAD = "download-model"
 STORE = "create-model-store"
 HUGGING_FACE = "huggingface-cli"
 CACHE = "cache"
+BUNDLE = "bundle"
 DOCTOR = "doctor"
 ENGINE = "engine"
 INVENTORY = "inventory"
@@ -51,6 +52,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_create_model_store(commands)
     _add_huggingface_cli(commands)
     _add_cache(commands)
+    _add_bundle(commands)
     _add_inventory(commands)
     _add_engine(commands)
     commands.add_parser(SETTINGS, help="list every setting that is read from the environment")
@@ -255,5 +257,37 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     remove = actions.add_parser("remove", help="forget a model and delete the files that no other model has")
     remove.add_argument("model", metavar="MODEL", help="URI as in `list`")
     for each in actions.choices.values():
+        each.add_argument("--json", action="store_true", help="print one JSON object")
+        each.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_bundle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bundle = commands.add_parser(BUNDLE, help="pack models of the cache into one archive, and bring them into another")
+    actions = bundle.add_subparsers(dest="action", metavar="ACTION", required=True)
+    create = actions.add_parser(
+        "create",
+        help="write models of the cache into an archive, or into volumes; run again it goes on where it stopped",
+        allow_abbrev=False,
+    )
+    create.add_argument("file", metavar="FILE", help="the archive to write: models.tar")
+    create.add_argument("models", nargs="*", metavar="MODEL", help="URIs as in `cache list`; unset: NIM_MODEL_PATH")
+    create.add_argument("--all", action="store_true", help="all models that the cache has complete")
+    create.add_argument(
+        "--volume-size", metavar="SIZE", help="write FILE.001, FILE.002 ... of at most SIZE: 4GB, 650MB"
+    )
+    create.add_argument("--sign-key", metavar="KEY", help="sign it with this elliptic curve private key, in PEM")
+    take = actions.add_parser(
+        "import",
+        help="bring the models of an archive into the cache, verified; what is here is not read",
+        allow_abbrev=False,
+    )
+    take.add_argument("file", metavar="FILE", help="the archive, or its first volume")
+    take.add_argument("elsewhere", nargs="*", metavar="DIR", help="where more of its volumes are")
+    take.add_argument("--verify-key", metavar="KEY", help="refuse it unless this public key, in PEM, signed it")
+    take.add_argument("--replace", action="store_true", help="take models that the cache has at another revision too")
+    take.add_argument("--verify-checksums", action="store_true", help="hash again what the cache has of them")
+    for each in actions.choices.values():
+        each.add_argument("--model-cache-path", metavar="DIR", help="the cache's directory; unset: NIM_CACHE_PATH")
+        each.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
         each.add_argument("--json", action="store_true", help="print one JSON object")
         each.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")

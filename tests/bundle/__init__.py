@@ -1,0 +1,1 @@
+"""Bundles: real files, real archives, the real tools beside them."""
