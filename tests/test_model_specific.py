@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -17,7 +19,9 @@ from tests.models import tiny_model
 from tests.program import environment, run, running, without_sockets
 from tests.simulators.hub import HubSimulator
 from tests.simulators.ngc import NgcSimulator
+from tests.simulators.s3 import S3Simulator
 from tests.simulators.vllm_program import install
+from tests.sources.test_s3 import KEYS
 
 BF16 = tiny_model(shards=1)
 FP8 = tiny_model(shards=1, elements=20_000, config={"quantization_config": {"quant_method": "fp8"}})
@@ -276,3 +280,36 @@ def test_what_the_cache_has_of_a_manifest_is_carried_in_a_bundle(environ: dict[s
     with running([], without_sockets(tmp_path, there), tmp_path / "log") as program:
         program.wait_until_ready()
         assert program.stop() == 0
+
+
+def test_what_a_manifest_lists_is_mirrored_and_served_from_there_with_its_digests(
+    environ: dict[str, str], ngc: NgcSimulator, tmp_path: Path
+) -> None:
+    pytest.importorskip("botocore", reason="botocore is not installed: pip install 'lading[s3]'")
+    with S3Simulator() as s3:
+        bucket = s3.add("my-models-bucket", {})
+        environ = {**environ, **KEYS, "AWS_ENDPOINT_URL": s3.endpoint, "AWS_EC2_METADATA_DISABLED": "true"}
+        command = ["mirror", "s3", "--manifest", environ.pop("NIM_MANIFEST_PATH"), "--bucket", "my-models-bucket"]
+        first = run([*command, "--profiles", profile_id(1), profile_id(3)], environ)
+        assert first.returncode == 0, first.stderr
+        assert re.search(r"1 files of hf://demo/extra:\w+ are not on NGC and stay where they are", first.stderr)
+        assert set(bucket.objects) == {
+            quote(f"nim/demo/tiny:{version}?file={name}", safe="") for version in ("hf", "fp8") for name in NAMES
+        }
+        again = run([*command, "--profiles", profile_id(1), profile_id(3), "--json"], environ)
+        assert json.loads(again.stdout)["moved_bytes"] == 0
+        ngc.stop()
+        other = {
+            **environ,
+            "NIM_CACHE_PATH": str(tmp_path / "other"),
+            "NIM_REPOSITORY_OVERRIDE": "s3://my-models-bucket",
+            "NIM_MANIFEST_PATH": command[3],
+            "NIM_MODEL_PROFILE": profile_id(3),
+        }
+        with running([], other, tmp_path / "log") as program:
+            program.wait_until_ready()
+            assert program.stop() == 0
+        bucket.objects[quote(f"nim/demo/tiny:hf?file={WEIGHTS}", safe="")] = BF16[WEIGHTS][::-1]
+        wrong = run(["download-to-cache", "--profiles", profile_id(1)], other)
+        assert wrong.returncode == 4
+        assert WEIGHTS in wrong.stderr

@@ -27,6 +27,7 @@ COMMANDS = (
     ("create-model-store",),
     ("huggingface-cli",),
     ("huggingface-cli", "download"),
+    ("mirror",),
     ("cache",),
     ("cache", "list"),
     ("cache", "verify"),

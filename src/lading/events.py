@@ -91,6 +91,45 @@ class TransferFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadStarted:
+    """Files are about to be copied to a bucket; ``present_bytes`` of ``total_bytes`` are there already."""
+
+    files: int
+    total_bytes: int
+    present_bytes: int
+
+    @property
+    def upload_bytes(self) -> int:
+        """Bytes still to be there."""
+        return self.total_bytes - self.present_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BytesSent:
+    """``count`` more bytes of ``path`` were sent, or found sent. Negative when they have to be sent again."""
+
+    path: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileStored:
+    """All bytes of ``path`` are in the bucket, and were looked at there; ``reused``: before anything was sent."""
+
+    path: str
+    size_bytes: int
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UploadFinished:
+    """All files are in the bucket. ``sent_bytes`` moved in ``seconds``."""
+
+    sent_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class OthersProgress:
     """Another process fetches the model that is waited for here: ``present_bytes`` of ``total_bytes`` are there."""
 
@@ -121,6 +160,10 @@ Event = (
     | BlobVerified
     | RetryScheduled
     | TransferFinished
+    | UploadStarted
+    | BytesSent
+    | FileStored
+    | UploadFinished
     | OthersProgress
     | FilesChecked
     | EngineOutput

@@ -84,6 +84,20 @@ class TransferOptions:
             raise ValueError("a transfer needs at least one connection and one byte per part")
 
 
+def back_off_seconds(error: PassingFault, failures: int, options: TransferOptions) -> float | None:
+    """How long to wait after so many failures in a row before the next try; None to give up.
+
+    What the server asks for, else an exponential delay with full jitter.
+    """
+    asked = error.retry_after_seconds
+    if failures > options.retries or (asked or 0.0) > options.patience_seconds:
+        return None
+    if asked is not None:
+        return asked + options.first_delay_seconds * options.random()
+    longest = min(options.first_delay_seconds * 2.0 ** (failures - 1), options.longest_delay_seconds)
+    return longest * options.random()
+
+
 class _ShortBody(PassingFault):
     """A body ended before its range did."""
 
@@ -273,12 +287,11 @@ class Pipeline:
         self._report(BytesFetched(part.attempt.file.path, len(data)))
 
     def _back_off(self, part: Part, error: PassingFault, failures: int) -> None:
-        """Wait before the next try, or raise: what the server asks for, else an exponential delay with full jitter."""
-        options, asked = self._options, error.retry_after_seconds
-        if failures > options.retries or (asked or 0.0) > options.patience_seconds:
+        """Wait before the next try, or raise."""
+        options = self._options
+        delay = back_off_seconds(error, failures, options)
+        if delay is None:
             raise _gave_up(part, error, failures) from error
-        longest = min(options.first_delay_seconds * 2 ** (failures - 1), options.longest_delay_seconds)
-        delay = longest * options.random() if asked is None else asked + options.first_delay_seconds * options.random()
         self._report(RetryScheduled(part.attempt.file.path, str(error), delay))
         options.wait(self._board.stop, delay)
         self._board.check(part.attempt)

@@ -16,6 +16,8 @@ from itertools import count
 from threading import Lock
 from urllib.parse import parse_qsl
 
+from lading.digest import new_hasher
+from tests.simulators.part_uploads import PartUploads, metadata
 from tests.simulators.server import Call, FaultyServer, Reply, json_reply
 
 
@@ -42,6 +44,8 @@ class GoogleSimulator(FaultyServer):
         self.tokens: list[str] = []
         self._valid: set[str] | None = None
         self._numbers = count(1_700_000_000_000_001)
+        self.uploads: dict[str, PartUploads] = {}
+        self.takes_parts = True
         self._lock = Lock()
         super().__init__()
 
@@ -64,7 +68,9 @@ class GoogleSimulator(FaultyServer):
     def answer(self, call: Call) -> Reply:
         match call.segments:
             case ["storage", "v1", "b", bucket, "o", *key]:
-                return self._refusal(call) or self._storage(call, bucket, key)
+                return self._refusal(call) or self._changed(call, bucket, key) or self._storage(call, bucket, key)
+            case ["upload", "storage", "v1", "b", bucket, "o"]:
+                return self._refusal(call) or self._uploaded(call, bucket)
             case ["token" | "sts" as kind]:
                 return self._grant(call, kind)
             case ["v1", "projects", "-", "serviceAccounts", _]:
@@ -75,7 +81,44 @@ class GoogleSimulator(FaultyServer):
                 return Reply(200, {"Metadata-Flavor": "Google"}, b"computeMetadata/\n")
             case ["computeMetadata", "v1", "instance", "service-accounts", "default", "token"]:
                 return self._metadata(call)
+            case [bucket, *key] if bucket in self.buckets:
+                return self._refusal(call) or self._in_parts(call, bucket, "/".join(key))
         return _error(404, "no such page")
+
+    def _changed(self, call: Call, bucket: str, key: list[str]) -> Reply | None:
+        """The answer to what is asked about an object itself; None for lists and bytes."""
+        objects, name = self.buckets.get(bucket, {}), "/".join(key)
+        if not key or "alt" in call.parameters:
+            return None
+        if name not in objects:
+            return _error(404, f"No such object: {bucket}/{name}")
+        if call.method == "DELETE":
+            del objects[name]
+            return Reply(204)
+        return json_reply(200, self._item(bucket, name))
+
+    def _uploaded(self, call: Call, bucket: str) -> Reply:
+        """An object in one request: its description, then its bytes (RFC 2387)."""
+        cut = b"--" + call.headers["content-type"].partition("boundary=")[2].encode()
+        _, about, data, end = call.body.split(cut)
+        told = json.loads(about.partition(b"\r\n\r\n")[2])
+        data = data.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
+        if bucket not in self.buckets:
+            return _error(404, "The specified bucket does not exist.")
+        if end != b"--\r\n" or told["md5Hash"] != b64encode(md5(data).digest()).decode():
+            return _error(400, "Provided MD5 hash doesn't match calculated MD5 hash.")
+        self.put(bucket, told["name"], data, md5Hash=told["md5Hash"], crc32c=_crc32c(data), metadata=told["metadata"])
+        return json_reply(200, self._item(bucket, told["name"]))
+
+    def _in_parts(self, call: Call, bucket: str, key: str) -> Reply:
+        """The XML API's uploads in parts. What they make has no MD5."""
+
+        def store(key: str, data: bytes, headers: Mapping[str, str], _: str) -> None:
+            self.put(bucket, key, data, crc32c=_crc32c(data), metadata=metadata(headers, "goog"))
+
+        if not self.takes_parts:
+            return Reply(501)
+        return self.uploads.setdefault(bucket, PartUploads()).answer(call, key, store) or _error(404, "no such call")
 
     def _refusal(self, call: Call) -> Reply | None:
         if self._valid is None:
@@ -146,6 +189,12 @@ class GoogleSimulator(FaultyServer):
             if self._valid is not None:
                 self._valid.add(token)
         return token
+
+
+def _crc32c(data: bytes) -> str:
+    hasher = new_hasher("crc32c", len(data))
+    hasher.update(data)
+    return b64encode(bytes.fromhex(hasher.hexdigest())).decode()
 
 
 def _error(status: int, message: str) -> Reply:

@@ -15,6 +15,7 @@ from hashlib import md5, sha256
 from urllib.parse import parse_qs, quote, unquote
 from xml.sax.saxutils import escape
 
+from .part_uploads import PartUploads, metadata, wrong_body
 from .server import Call, FaultyServer, Reply, json_reply
 
 _SCOPE = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/([^/]+)/s3/aws4_request, SignedHeaders=([a-z0-9;-]+), ")
@@ -39,6 +40,8 @@ class Bucket:
     denies_versions: bool = False
     denies_heads: bool = False
     kept: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    uploads: PartUploads = field(default_factory=PartUploads)
+    is_read_only: bool = False
 
     def etag(self, key: str) -> str:
         return self.etags.get(key) or md5(self.objects[key]).hexdigest()
@@ -75,7 +78,8 @@ class S3Simulator(FaultyServer):
 
     def answer(self, call: Call) -> Reply:
         self.hosts.append(call.headers.get("host", ""))
-        if call.method == "POST" or call.path == "/federation/credentials":
+        is_upload = {"uploads", "uploadId"} & call.parameters.keys()
+        if (call.method == "POST" and not is_upload) or call.path == "/federation/credentials":
             return self._token_service(call)
         if call.path.startswith(("/credentials", "/latest/")):
             return self._metadata(call)
@@ -86,7 +90,32 @@ class S3Simulator(FaultyServer):
         refusal = self._refusal(call, bucket)
         if refusal is not None:
             return refusal
-        return self._object(bucket, key, call) if key else self._listing(bucket, call)
+        return self._written(bucket, key, call) or (
+            self._object(bucket, key, call) if key else self._listing(bucket, call)
+        )
+
+    def _written(self, bucket: Bucket, key: str, call: Call) -> Reply | None:
+        """The answer to a call that changes the bucket, or is about uploads; None for others."""
+
+        def store(key: str, data: bytes, headers: Mapping[str, str], etag: str) -> None:
+            bucket.objects[key] = data
+            bucket.about[key] = {f"x-amz-meta-{name}": value for name, value in metadata(headers, "amz").items()}
+            bucket.etags[key] = etag
+
+        if call.method in ("PUT", "POST", "DELETE") and bucket.is_read_only:
+            return error_reply(403, "AccessDenied")
+        if told := bucket.uploads.answer(call, key, store):
+            return told
+        match call.method:
+            case "PUT":
+                wrong = wrong_body(call)
+                if wrong is None:
+                    store(key, call.body, call.headers, md5(call.body).hexdigest())
+                return wrong or Reply(200, {"ETag": f'"{bucket.etag(key)}"'})
+            case "DELETE":
+                bucket.objects.pop(key, None)
+                return Reply(204)
+        return None
 
     def _target(self, call: Call) -> tuple[str, str]:
         host = call.headers.get("host", "").partition(":")[0]

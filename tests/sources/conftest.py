@@ -1,9 +1,10 @@
-"""A hub with one small model, for every test here."""
+"""A hub with one small model, and a storage cluster, for every test here."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from tests.simulators import ceph
 from tests.simulators.hub import HubSimulator
 
 
@@ -11,3 +12,11 @@ from tests.simulators.hub import HubSimulator
 def hub() -> Iterator[HubSimulator]:
     with HubSimulator() as simulator:
         yield simulator
+
+
+@pytest.fixture(scope="session")  # not "module": a worker that steals from a module twice would start two
+def gateway() -> Iterator[ceph.Ceph]:
+    if why := ceph.lack():
+        pytest.skip(why)
+    with ceph.cluster() as running:
+        yield running

@@ -1,7 +1,6 @@
 """The S3 source against Ceph's gateway: signatures, conditions, versions and multipart uploads as a real server has them."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -38,12 +37,6 @@ NAMES = {
     "a&b=c;d,'(e)!*@:$?#.txt": b"4",
     "~tilde/.hidden": b"5",
 }
-
-
-@pytest.fixture(scope="session")  # not "module": a worker that steals from this module twice would start two
-def gateway() -> Iterator[ceph.Ceph]:
-    with ceph.cluster() as running:
-        yield running
 
 
 @pytest.fixture

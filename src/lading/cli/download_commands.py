@@ -38,8 +38,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
     """The command that the command line named."""
     if options.command == HUGGING_FACE:
         options = _as_store(options)
-    session = _with_cache(options, session)
-    return bring(_request(options, session), session, dry_run=options.dry_run, as_json=options.json)
+    session = with_cache(options, session)
+    return bring(request_of(options, session), session, dry_run=options.dry_run, as_json=options.json)
 
 
 def bring(request: DownloadRequest, session: Session, *, dry_run: bool, as_json: bool) -> int:
@@ -68,7 +68,7 @@ def _as_store(options: argparse.Namespace) -> argparse.Namespace:
     return command_line().parse_args(arguments)
 
 
-def _with_cache(options: argparse.Namespace, session: Session) -> Session:
+def with_cache(options: argparse.Namespace, session: Session) -> Session:
     """The session with the cache that the command line names.
 
     A model store in the cache's own place, as the NIM Operator asks for it, has the cache in a hidden folder: links
@@ -82,7 +82,8 @@ def _with_cache(options: argparse.Namespace, session: Session) -> Session:
     return replace(session, settings=replace(session.settings, cache_path=cache))
 
 
-def _request(options: argparse.Namespace, session: Session) -> DownloadRequest:
+def request_of(options: argparse.Namespace, session: Session) -> DownloadRequest:
+    """What is to be brought here, by command line and settings."""
     from lading.download import DownloadRequest, Extent, Output
 
     settings = session.settings
@@ -93,7 +94,7 @@ def _request(options: argparse.Namespace, session: Session) -> DownloadRequest:
     if options.command == TO_CACHE:
         _refuse_conflicts(options, profiles)
         extent = Extent.ALL if options.all else Extent.LORA if options.lora else extent
-    directory = {TO_CACHE: None, DOWNLOAD: "workspace_path", STORE: "model_store"}[options.command]
+    directory = {DOWNLOAD: "workspace_path", STORE: "model_store"}.get(options.command)
     place = getattr(options, directory) if directory else None
     output = Output.STORE if place else Output.WORKSPACE if options.command == DOWNLOAD else Output.CACHE
     return DownloadRequest(

@@ -21,15 +21,19 @@ from typing import TYPE_CHECKING, TextIO
 from lading.events import (
     BlobVerified,
     BytesFetched,
+    BytesSent,
     EngineOutput,
     Event,
     FilesChecked,
+    FileStored,
     Note,
     OthersProgress,
     PhaseChanged,
     RetryScheduled,
     TransferFinished,
     TransferStarted,
+    UploadFinished,
+    UploadStarted,
 )
 from lading.settings_readers import LOG_LEVELS
 from lading.units import format_bytes, format_seconds
@@ -42,6 +46,7 @@ _LINE_SHARE = 0.05
 _ENGINE_LEVEL = re.compile(r"^(?:\([^)]*\)\s*)?(DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
 _PROGRESS_BAR = re.compile(r"\d+%(?: Completed)? ?\|")
 _API_KEY = re.compile(r"(['\"]?api[_-]key['\"]?\s*[:=]\s*)(\[[^\]]*\]|'[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE)
+_LABELS = {"checked": "checking", "uploaded": "uploading"}
 _OWN_FILES = {Path(__file__).name, "events.py", "status.py"}
 
 
@@ -81,6 +86,8 @@ class EventLog:
                     self._write("DEBUG", f"{path}: {how}, {format_bytes(size_bytes)}")
                 case TransferStarted() | BytesFetched() | TransferFinished():
                     self._on_transfer(event)
+                case UploadStarted() | BytesSent() | FileStored() | UploadFinished():
+                    self._on_upload(event)
                 case OthersProgress(total_bytes, present_bytes):
                     self._on_watched(total_bytes, present_bytes, "another process fetched")
                 case FilesChecked(total_bytes, done_bytes):
@@ -102,8 +109,26 @@ class EventLog:
                 self._progress.advance(count)
             case TransferFinished(fetched_bytes, seconds):
                 self.close()
-                rate = f" ({format_bytes(fetched_bytes / seconds)}/s)" if fetched_bytes and seconds > 0 else ""
-                self._write("INFO", f"{format_bytes(fetched_bytes)} fetched in {format_seconds(seconds)}{rate}")
+                self._write("INFO", _moved(fetched_bytes, "fetched", seconds))
+
+    def _on_upload(self, event: UploadStarted | BytesSent | FileStored | UploadFinished) -> None:
+        match event:
+            case UploadStarted(files, total_bytes, present_bytes):
+                self.close()
+                self._write(
+                    "INFO",
+                    f"{files} files, {format_bytes(total_bytes)}: {format_bytes(present_bytes)} are in the bucket, "
+                    f"{format_bytes(event.upload_bytes)} to upload",
+                )
+                self._progress = self._new_progress(event.upload_bytes, "uploaded") if event.upload_bytes else None
+            case BytesSent(_, count) if self._progress:
+                self._progress.advance(count)
+            case FileStored(path, size_bytes, reused):
+                how = "already in the bucket" if reused else "uploaded and looked at"
+                self._write("DEBUG", f"{path}: {how}, {format_bytes(size_bytes)}")
+            case UploadFinished(sent_bytes, seconds):
+                self.close()
+                self._write("INFO", _moved(sent_bytes, "uploaded", seconds))
 
     def _on_watched(self, total_bytes: int, done_bytes: int, verb: str) -> None:
         """Show how far something is that tells where it stands, not what it adds."""
@@ -123,7 +148,7 @@ class EventLog:
 
     def _new_progress(self, total_bytes: int, verb: str = "fetched") -> _Progress:
         if self._stream.isatty() and not self._jsonl:
-            return _Bar(total_bytes, self._stream, "checking" if verb == "checked" else "fetching")
+            return _Bar(total_bytes, self._stream, _LABELS.get(verb, "fetching"))
         return _Lines(total_bytes, self._clock, lambda text: self._write("INFO", f"{verb} {text}"))
 
     def _write(self, level: str, text: str, source: str = "lading") -> None:
@@ -147,6 +172,11 @@ class EventLog:
             line = f"{level} {now:%Y-%m-%d %H:%M:%S}.{now.microsecond // 1000:03d} {file_name}:{line_number}] {text}"
         self._stream.write(line + "\n")
         self._stream.flush()
+
+
+def _moved(count: int, verb: str, seconds: float) -> str:
+    rate = f" ({format_bytes(count / seconds)}/s)" if count and seconds > 0 else ""
+    return f"{format_bytes(count)} {verb} in {format_seconds(seconds)}{rate}"
 
 
 def _engine_level(line: str) -> str:

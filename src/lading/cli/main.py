@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from lading.cli.parser import (
     HUGGING_FACE,
     INVENTORY,
     LIST,
+    MIRROR,
     PLAN,
     SERVE,
     SETTINGS,
@@ -52,6 +53,7 @@ _COMMANDS = (
     DOWNLOAD,
     STORE,
     HUGGING_FACE,
+    MIRROR,
     CACHE,
     BUNDLE,
     INVENTORY,
@@ -90,6 +92,11 @@ def download_model() -> int:
 def create_model_store() -> int:
     """``create-model-store``."""
     return _guarded([STORE, *sys.argv[1:]])
+
+
+def mirror() -> int:
+    """``mirror``."""
+    return _guarded([MIRROR, *sys.argv[1:]])
 
 
 def _guarded(argv: list[str]) -> int:
@@ -199,6 +206,15 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
 
     settings, log = _session(debug=debug)
     session = commands.Session(settings, dict(os.environ), log)
+    try:
+        return _run_with(options, session)
+    finally:
+        log.close()
+
+
+def _run_with(options: argparse.Namespace, session: Session) -> int:
+    from lading.cli import commands
+
     match options.command:
         case "list-model-profiles":
             from lading.cli import profile_commands
@@ -212,36 +228,45 @@ def _run(options: argparse.Namespace, *, debug: bool) -> int:
             return commands.inventory(options.gpus, as_json=options.json, session=session)
         case "doctor":
             return commands.doctor(options.model, as_json=options.format == "json", session=session)
-        case "download-to-cache" | "download-model" | "create-model-store" | "huggingface-cli":
-            return _download(options, session, log)
-        case "bundle":
-            return _bundle(options, session, log)
-        case "cache":
-            from lading.cli import cache_commands
-
-            return cache_commands.run(options, session)
         case "engine":
             return _engine(options, session)
-        case _:
+        case "settings":
             return commands.show_settings()
+        case name:
+            return _ROOMS[name](options, session)
 
 
-def _download(options: argparse.Namespace, session: Session, log: EventLog) -> int:
+def _download(options: argparse.Namespace, session: Session) -> int:
     from lading.cli import download_commands
 
-    try:
-        return download_commands.run(options, session)
-    finally:
-        log.close()
+    return download_commands.run(options, session)
 
 
-def _bundle(options: argparse.Namespace, session: Session, log: EventLog) -> int:
+def _mirror(options: argparse.Namespace, session: Session) -> int:
+    from lading.cli import mirror_commands
+
+    return mirror_commands.run(options, session)
+
+
+def _bundle(options: argparse.Namespace, session: Session) -> int:
     from lading.cli import bundle_commands
 
-    try:
-        return bundle_commands.run(options, session)
-    finally:
-        log.close()
+    return bundle_commands.run(options, session)
+
+
+def _cache(options: argparse.Namespace, session: Session) -> int:
+    from lading.cli import cache_commands
+
+    return cache_commands.run(options, session)
+
+
+_ROOMS: Mapping[str, Callable[[argparse.Namespace, Session], int]] = {
+    **dict.fromkeys((TO_CACHE, DOWNLOAD, STORE, HUGGING_FACE), _download),
+    MIRROR: _mirror,
+    BUNDLE: _bundle,
+    CACHE: _cache,
+}
+"""Commands that have a file of their own, imported when one is run."""
 
 
 def _enquiry(options: argparse.Namespace) -> Enquiry:

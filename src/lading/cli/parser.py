@@ -13,6 +13,7 @@ TO_CACHE = "download-to-cache"
 DOWNLOAD = "download-model"
 STORE = "create-model-store"
 HUGGING_FACE = "huggingface-cli"
+MIRROR = "mirror"
 CACHE = "cache"
 BUNDLE = "bundle"
 DOCTOR = "doctor"
@@ -51,6 +52,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_download_model(commands)
     _add_create_model_store(commands)
     _add_huggingface_cli(commands)
+    _add_mirror(commands)
     _add_cache(commands)
     _add_bundle(commands)
     _add_inventory(commands)
@@ -178,6 +180,30 @@ def _add_huggingface_cli(commands: argparse._SubParsersAction[argparse.ArgumentP
     parser.add_argument("--revision", metavar="REVISION", help="branch, tag or commit; default: main")
     parser.add_argument("--repo-type", choices=("model",), default="model", help="only models are fetched")
     parser.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_mirror(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        MIRROR,
+        help="copy a model of NGC into a bucket, for NIM_REPOSITORY_OVERRIDE to serve it from there",
+        allow_abbrev=False,
+        epilog="The model is brought into the cache first, as download-to-cache does. What the bucket has with the "
+        "same digest is not sent again; an upload that was cut off is continued; every object is looked at in the end. "
+        "Serve it with NIM_REPOSITORY_OVERRIDE=s3://BUCKET[/PREFIX] (gs://…) and the model's own ngc:// location.",
+    )
+    parser.add_argument(
+        "kind", choices=("s3", "gcs"), help="Amazon S3 or a server that speaks it; Google Cloud Storage"
+    )
+    parser.add_argument(
+        "--bucket",
+        "-b",
+        metavar="BUCKET",
+        required=True,
+        help="bucket, bucket/prefix, or s3://… and gs://…; it must exist",
+    )
+    _add_profiles(parser)
+    _add_manifest_file(parser, "-m")
+    _add_fetching(parser)
 
 
 def _add_manifest_file(parser: argparse.ArgumentParser, *short: str, writing: bool = False) -> None:

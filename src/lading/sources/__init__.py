@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from lading.errors import UsageError
 from lading.events import Report, ignore
 from lading.settings import Settings
 from lading.sources.interface import Source
 from lading.uri import ModelUri, Scheme
 
 if TYPE_CHECKING:
-    from lading.sources.member import About, Member
+    from lading.sources.member import About, Member, WrittenMember
+    from lading.sources.upload import Destination
 
 
 def source_for(uri: ModelUri, settings: Settings, report: Report = ignore) -> Source:
@@ -36,6 +38,19 @@ def source_for(uri: ModelUri, settings: Settings, report: Report = ignore) -> So
 
         return override.connect(context, lambda place: _member(place.scheme).connect(context))
     return _member(uri.scheme).connect(context)
+
+
+def destination_for(place: ModelUri, settings: Settings, report: Report = ignore) -> Destination:
+    """The bucket at ``place`` as one that is written to, connected to nothing yet.
+
+    Raises UsageError for a place of another kind, and for credentials or endpoints that cannot be used.
+    """
+    from lading.sources.member import Context
+
+    if place.scheme not in _DESTINATIONS:
+        raise UsageError(f"{place} cannot be written to", remedy="name a bucket: s3://bucket or gs://bucket")
+    member = cast("WrittenMember", import_module(f"{__name__}.{_DESTINATIONS[place.scheme]}"))
+    return member.connect(place, Context(settings, report))
 
 
 def about_sources() -> Mapping[Scheme, About]:
@@ -70,3 +85,4 @@ _MEMBERS: Mapping[Scheme, str] = {
     Scheme.LOCAL: "local",
     Scheme.PATH: "local",
 }
+_DESTINATIONS: Mapping[Scheme, str] = {Scheme.S3: "s3_upload", Scheme.GS: "gcs_upload"}

@@ -4,19 +4,22 @@ Two kinds of calls: ``/storage/v1/b/{bucket}/o?prefix=…`` lists page by page, 
 a range. Rules kept here:
 
 * a file is pinned by its object's generation, its etag in the manifest: later reads give those bytes or an error;
-* the promise is the MD5, or the CRC32C of composite objects, which have no MD5;
+* the promise is the SHA-256 that a mirror wrote beside the object, else the MD5, or the CRC32C of composite objects,
+  which have no MD5;
 * only keys below the prefix at a ``/`` are the model's; keys that end in ``/`` stand for directories and are no files;
 * the token goes to the storage host alone, is made anew once when that rejects it, and never goes to an emulator.
 """
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from lading.digest import Digest
@@ -31,7 +34,7 @@ from lading.errors import (
 )
 from lading.model.manifest import FileEntry, Manifest
 from lading.sources.answer import Answer, Response, range_header, read_range
-from lading.sources.gcs_credentials import GoogleCredentials, Places
+from lading.sources.gcs_credentials import READ_SCOPE, WRITE_SCOPE, GoogleCredentials, Places
 from lading.sources.http import HttpClient
 from lading.sources.interface import (
     LARGEST_FILE_BYTES,
@@ -51,7 +54,8 @@ from lading.uri import ModelUri
 ENDPOINT = "https://storage.googleapis.com"
 MOST_FILES = 200_000
 
-_FIELDS = "items(name,size,generation,md5Hash,crc32c,contentEncoding),nextPageToken"
+_FIELDS = "items(name,size,generation,md5Hash,crc32c,contentEncoding,metadata),nextPageToken"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PAGE_SIZE = 1000
 _R = TypeVar("_R", Answer, Response)
 
@@ -67,21 +71,35 @@ ABOUT = About(
     ),
     endpoint="`https://storage.googleapis.com`; an emulator at `STORAGE_EMULATOR_HOST` is asked without credentials",
     pinned_by="the generation of each object",
-    checksum="MD5; CRC32C for composite objects, which have no MD5",
+    checksum="the SHA-256 in the metadata `sha256`, else MD5; CRC32C for composite objects, which have no MD5",
     resume="byte ranges",
     tested_against="`gcp-storage-emulator`, and a simulator with pages, generations, token endpoints and STS",
     extra="gcs",
 )
 
 
-def connect(context: Context) -> GcsSource:
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What is done with a bucket, and what that needs: a scope of tokens, a role."""
+
+    verb: str
+    scope: str
+    role: str
+
+
+READING = Use("read", READ_SCOPE, "roles/storage.objectViewer")
+WRITING = Use("write to", WRITE_SCOPE, "roles/storage.objectUser")
+
+
+def connect(context: Context, use: Use = READING) -> GcsSource:
     """Google's storage, or the emulator that the settings name."""
     settings = context.settings
     if settings.storage_emulator_host:
-        return GcsSource(context.client, None, settings.storage_emulator_host)
+        return GcsSource(context.client, None, settings.storage_emulator_host, use)
     config = settings.gcloud_config or (context.home / ".config/gcloud" if context.home else None)
     places = Places(settings.google_credentials, config, None if settings.no_gce_check else settings.gce_metadata_host)
-    return GcsSource(context.client, GoogleCredentials(context.network, places, context.report))
+    credentials = GoogleCredentials(context.network, places, context.report, scope=use.scope)
+    return GcsSource(context.client, credentials, use=use)
 
 
 class GcsSource:
@@ -90,17 +108,22 @@ class GcsSource:
     in_place = False
 
     def __init__(
-        self, client: HttpClient, credentials: GoogleCredentials | None = None, endpoint: str = ENDPOINT
+        self,
+        client: HttpClient,
+        credentials: GoogleCredentials | None = None,
+        endpoint: str = ENDPOINT,
+        use: Use = READING,
     ) -> None:
-        self._client = client
+        self.client = client
+        self._use = use
         self._credentials = credentials
-        self._endpoint = endpoint.rstrip("/")
+        self.endpoint = endpoint.rstrip("/")
 
     def access(self, model: ModelUri) -> Access:  # noqa: ARG002  # the same for all buckets
         """The storage host, and where its credential comes from."""
-        if self._credentials and not self._client.offline:
+        if self._credentials and not self.client.offline:
             self._credentials.headers()
-        return Access(redacted(self._endpoint), self._credentials.name if self._credentials else None)
+        return Access(redacted(self.endpoint), self._credentials.name if self._credentials else None)
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files below the prefix, or the one the URI names, at their generations of now."""
@@ -124,17 +147,17 @@ class GcsSource:
             yield BytesIO()
             return
         key = quote(_key(file.uri), safe="")
-        url = f"{self._objects(file.uri)}/{key}?{urlencode({'alt': 'media', 'generation': file.etag or ''})}"
+        url = f"{self.objects_url(file.uri)}/{key}?{urlencode({'alt': 'media', 'generation': file.etag or ''})}"
         with ExitStack() as stack:
             wanted = range_header(start, end)
-            response = self._authorized(lambda headers: stack.enter_context(self._client.open(url, headers | wanted)))
+            response = self.authorized(lambda headers: stack.enter_context(self.client.open(url, headers | wanted)))
             response.raise_if_passing()
             generation = response.headers.get("X-Goog-Generation", file.etag)
             if response.status in (404, 412) or generation != file.etag:
                 raise ContentError(f"{file.uri} was replaced or deleted after it was listed", remedy=LIST_AGAIN)
             if response.status not in (200, 206, 416):
                 answer = Answer(response.status, response.headers, response.read_all(), response.url)
-                raise self._refusal(answer, file.uri)
+                raise self.refusal(answer, file.uri)
             yield read_range(response, start, end, file.size_bytes)
 
     def local_copy(self, file: FileEntry) -> Path | None:  # noqa: ARG002  # the port's signature
@@ -146,7 +169,7 @@ class GcsSource:
         listed = 0
         tokens: set[str] = set()
         while True:
-            url = f"{self._objects(model)}?{urlencode(query, quote_via=quote)}"
+            url = f"{self.objects_url(model)}?{urlencode(query, quote_via=quote)}"
             items, token = self._page(url, model)
             yield from items
             listed += len(items)
@@ -161,11 +184,11 @@ class GcsSource:
 
     def _page(self, url: str, model: ModelUri) -> tuple[list[object], str]:
         try:
-            answer = self._authorized(lambda headers: self._client.fetch(url, headers))
+            answer = self.authorized(lambda headers: self.client.fetch(url, headers))
         except RateLimited as error:
             raise RateLimited(error.message, remedy="wait and start again; what was fetched is kept") from error
         if answer.status != 200:
-            raise self._refusal(answer, model)
+            raise self.refusal(answer, model)
         try:
             page = answer.json(dict)
         except ValueError as error:
@@ -179,20 +202,21 @@ class GcsSource:
         try:
             return parse_entry(model, item, path_of)
         except ValueError as error:
-            raise self._no_storage(self._objects(model), f"it lists {error}") from None
+            raise self._no_storage(self.objects_url(model), f"it lists {error}") from None
 
-    def _authorized(self, ask: Callable[[dict[str, str]], _R]) -> _R:
+    def authorized(self, ask: Callable[[dict[str, str]], _R]) -> _R:
         """The answer to ``ask`` with the headers of a token, asked once more with a new one after a 401."""
-        if self._credentials is None or self._client.offline:
+        if self._credentials is None or self.client.offline:
             return ask({})
         headers = self._credentials.headers()
         answer = ask(headers)
         return ask(self._credentials.headers(rejected=headers)) if answer.status == 401 and headers else answer
 
-    def _objects(self, model: ModelUri) -> str:
-        return f"{self._endpoint}/storage/v1/b/{quote(_bucket(model), safe='')}/o"
+    def objects_url(self, model: ModelUri) -> str:
+        """Where the JSON API has the bucket's objects."""
+        return f"{self.endpoint}/storage/v1/b/{quote(_bucket(model), safe='')}/o"
 
-    def _refusal(self, answer: Answer, model: ModelUri) -> SourceError:
+    def refusal(self, answer: Answer, model: ModelUri) -> SourceError:
         """The error for an answer that is no answer, by its status."""
         secrets = [each.reveal() for each in self._credentials.given] if self._credentials else []
         bucket, said = f"gs://{_bucket(model)}", it_says(_sentence(answer), *secrets)
@@ -213,10 +237,10 @@ class GcsSource:
                 )
             case 403:
                 return Unauthorized(
-                    f"{name} may not read {model.model}{said}",
-                    remedy=f"grant its account roles/storage.objectViewer on {bucket}",
+                    f"{name} may not {self._use.verb} {model.model}{said}",
+                    remedy=f"grant its account {self._use.role} on {bucket}",
                 )
-        return self._no_storage(self._objects(model), f"it answers HTTP {answer.status}{said}")
+        return self._no_storage(self.objects_url(model), f"it answers HTTP {answer.status}{said}")
 
     def _no_storage(self, url: str, why: str) -> SourceProtocolError:
         return SourceProtocolError(
@@ -250,20 +274,28 @@ def parse_entry(model: ModelUri, item: object, path_of: PathOf = itself) -> File
             f"{model.with_file(below)} is stored compressed: the bytes that were listed are not the file's own",
             remedy="upload it again without compression (gsutil cp without -z or -Z)",
         )
-    return FileEntry(path, size_bytes, model.with_file(below), _digest(name, rest), str(version))
+    digest = next(iter(told_digests(name, rest)), None)
+    return FileEntry(path, size_bytes, model.with_file(below), digest, str(version))
 
 
-def _digest(name: str, item: Mapping[object, object]) -> Digest | None:
-    """The object's MD5; else its CRC32C, big-endian as it is listed; None where neither is told."""
+def told_digests(name: str, item: Mapping[Any, object]) -> tuple[Digest, ...]:
+    """What is told of an object's bytes, best first: the SHA-256 that a mirror wrote, MD5, CRC32C (big-endian).
+
+    Raises ValueError for one that is none.
+    """
+    found = []
+    match item.get("metadata"):
+        case {"sha256": str(text)} if _SHA256.fullmatch(text):
+            found.append(Digest("sha256", text))
     for field, algorithm in (("md5Hash", "md5"), ("crc32c", "crc32c")):
-        text = item.get(field)
-        if text is None:
+        told = item.get(field)
+        if told is None:
             continue
         try:
-            return Digest(algorithm, b64decode(str(text), validate=True).hex())
+            found.append(Digest(algorithm, b64decode(str(told), validate=True).hex()))
         except ValueError:
-            raise ValueError(f"{name!r} with the {field} {str(text)[:80]!r}") from None
-    return None
+            raise ValueError(f"{name!r} with the {field} {str(told)[:80]!r}") from None
+    return tuple(found)
 
 
 def _count(value: str | int) -> int | None:

@@ -34,7 +34,8 @@ from lading.sources.urls import is_http_url, redacted
 METADATA_HOST = "169.254.169.254"
 WELL_KNOWN_FILE = "application_default_credentials.json"
 
-_SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
+READ_SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
+WRITE_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _FLAVOR = {"Metadata-Flavor": "Google"}
 _METADATA_TOKEN = "computeMetadata/v1/instance/service-accounts/default/token"  # noqa: S105  # a path
 _DETECTION = Limits(connect_seconds=1.0, read_seconds=1.0, tries=1)
@@ -92,9 +93,11 @@ class GoogleCredentials:
         places: Places,
         report: Report = ignore,
         *,
+        scope: str = READ_SCOPE,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._network = network
+        self._scope = scope
         self._places = places
         self._report = report
         self._clock = clock
@@ -146,7 +149,7 @@ class GoogleCredentials:
         try:
             from google.auth.exceptions import GoogleAuthError
 
-            credentials = _credentials_of(info)
+            credentials = _credentials_of(info, self._scope)
         except ImportError as error:
             raise UsageError(f"{name} needs google-auth to be used", remedy='pip install "lading[gcs]"') from error
         except (GoogleAuthError, ValueError, TypeError, KeyError, AttributeError):
@@ -275,7 +278,7 @@ def _broken(name: str, why: str) -> UsageError:
     )
 
 
-def _credentials_of(info: dict[str, Any]) -> Any:
+def _credentials_of(info: dict[str, Any], scope: str) -> Any:
     """google-auth's object for a credential file; ValueError for a type that it does not know. Opens no connection."""
     kind: Any
     match info.get("type"):
@@ -283,7 +286,7 @@ def _credentials_of(info: dict[str, Any]) -> Any:
             from google.oauth2 import service_account
 
             kind = service_account.Credentials
-            return kind.from_service_account_info(info, scopes=[_SCOPE])
+            return kind.from_service_account_info(info, scopes=[scope])
         case "authorized_user":
             from google.oauth2 import credentials
 
@@ -292,7 +295,7 @@ def _credentials_of(info: dict[str, Any]) -> Any:
             secrets = {name: _text(info, name) for name in ("refresh_token", "client_id", "client_secret")}
             return kind(None, token_uri=uri, quota_project_id=info.get("quota_project_id"), **secrets)
         case "external_account":
-            return _federated(info).from_info(info, scopes=[_SCOPE])
+            return _federated(info).from_info(info, scopes=[scope])
         case "external_account_authorized_user":
             from google.auth import external_account_authorized_user
 
@@ -302,7 +305,7 @@ def _credentials_of(info: dict[str, Any]) -> Any:
             from google.auth import impersonated_credentials
 
             kind = impersonated_credentials.Credentials
-            return kind.from_impersonated_service_account_info(info, scopes=[_SCOPE])
+            return kind.from_impersonated_service_account_info(info, scopes=[scope])
     raise ValueError("unknown type")
 
 

@@ -2,7 +2,8 @@
 
 Three ways in. :meth:`HttpClient.fetch` gets a small body and asks again after passing faults; :meth:`HttpClient.send`
 does so for calls that carry a body, such as those to token services. :meth:`HttpClient.open` asks once and streams;
-:func:`read_range` checks the answer to a range request, and its caller does the retrying. Rules:
+:func:`read_range` checks the answer to a range request, and its caller does the retrying; so it is for uploads, with
+:meth:`HttpClient.send_once`. Rules:
 
 * only a short list of headers, no credential among them, follows a redirect to another scheme, host or port; https
   never becomes http; five redirects at most;
@@ -16,7 +17,7 @@ from __future__ import annotations
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -102,7 +103,7 @@ class HttpClient:
 
         Raises as :meth:`fetch` does.
         """
-        return self._patiently(lambda: self._send_once(method, url, headers, body), url, None)
+        return self._patiently(lambda: self.send_once(method, url, headers, body), url, None)
 
     def _patiently(self, ask: Callable[[], Answer], url: str, tries: int | None) -> Answer:
         """What ``ask`` gets, asked for again after passing faults."""
@@ -129,7 +130,14 @@ class HttpClient:
             response.raise_if_passing()
             return Answer(response.status, response.headers, b"", response.url)
 
-    def _send_once(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
+    def send_once(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | Iterable[memoryview] | None = None
+    ) -> Answer:
+        """The same, asked for once: PassingFault for a fault that may pass.
+
+        A body in pieces goes out piece by piece, so that a slow line is waited for piece by piece too; its length has
+        to be among the headers.
+        """
         response = self._request(method, url, {**_OWN_HEADERS, **headers}, body)
         try:
             return _read_answer(response)
@@ -169,7 +177,9 @@ class HttpClient:
             here = target
         raise SourceProtocolError(f"{redacted(url)} redirects more than {self._limits.redirects} times")
 
-    def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
+    def _request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | Iterable[memoryview] | None = None
+    ) -> Response:
         if self._network.offline:
             raise OfflineError(
                 f"{redacted(url)} needs the network, which is forbidden",

@@ -18,6 +18,8 @@ from lading.settings_table import DEFAULT_CACHE_PATH
 from lading.sources.http import HttpClient, Network
 from lading.sources.interface import Source
 from lading.sources.proxy import Proxies
+from lading.sources.upload import Destination
+from lading.uri import ModelUri
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +83,9 @@ class Member(Protocol):
 
     ABOUT: About
     connect: Callable[[Context], Source]
+
+
+class WrittenMember(Protocol):
+    """The module of a destination."""
+
+    connect: Callable[[ModelUri, Context], Destination]

@@ -128,14 +128,14 @@ class BucketMirror(_Mirror):
 
     def list_files(self, model: ModelUri) -> Manifest:
         """All files that the mirror holds of the model's version, or the one named."""
-        start = flat_name(model.model)
-        found = self._bucket.list_objects(self._place, start, lambda name: _path(model.model, name))
-        if not found.files:
+        found = files_held(self._bucket, self._place, model.model)
+        if not found:
+            start = flat_name(model.model)
             raise ModelNotFound(
                 f"{self._place} holds no files of {model.model}",
                 remedy=f"check {_NAME}: the names that it is asked for start with {start}",
             )
-        files = [replace(file, uri=model.with_file(file.path)) for file in found.files]
+        files = [replace(file, uri=model.with_file(file.path)) for file in found]
         return only_file(Manifest.of(model, model.revision, files), model.file)
 
 
@@ -153,6 +153,11 @@ class WebMirror(_Mirror):
             return replace(listed, files=tuple(replace(file, etag=None) for file in listed.files))
         found = self._server.look_at(self._place.with_file(flat_name(model)), model.file)
         return Manifest.of(model, model.revision, [replace(found, uri=model)])
+
+
+def files_held(bucket: Bucket, place: ModelUri, model: ModelUri) -> tuple[FileEntry, ...]:
+    """What a bucket holds of a model's version under flat names, by the paths in the model."""
+    return bucket.list_objects(place, flat_name(model), lambda name: _path(model, name)).files
 
 
 def _path(model: ModelUri, name: str) -> str | None:

@@ -88,6 +88,11 @@ ABOUT = About(
 
 def connect(context: Context) -> S3Source:
     """The storage that the settings name."""
+    return S3Source(*client_and_options(context))
+
+
+def client_and_options(context: Context) -> tuple[HttpClient, S3Options]:
+    """How the storage that the settings name is asked."""
     context = context.trusting(context.settings.aws_ca_bundle)
     settings = context.settings
     options = S3Options(
@@ -97,7 +102,7 @@ def connect(context: Context) -> S3Source:
         settings.aws_profile,
         settings.ca_bundle,
     )
-    return S3Source(context.client, options)
+    return context.client, options
 
 
 class S3Source:
@@ -105,9 +110,12 @@ class S3Source:
 
     in_place = False
 
-    def __init__(self, client: HttpClient, options: S3Options | None = None) -> None:
+    def __init__(
+        self, client: HttpClient, options: S3Options | None = None, requests: S3Requests | None = None
+    ) -> None:
+        """``requests`` are those of whoever does more with the buckets."""
         self._client = client
-        self._requests = S3Requests(client, options or S3Options())
+        self._requests = requests or S3Requests(client, options or S3Options())
         self._versions_denied: set[str] = set()
 
     def access(self, model: ModelUri) -> Access:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from lading.errors import OfflineError, SourceError, SourceUnreachable, Unauthor
 from lading.sources.http import HttpClient
 from lading.sources.s3_wire import Addressing, error_code, is_region
 from lading.sources.urls import endpoint_origin
+
+EMPTY_SHA256 = sha256().hexdigest()
 
 _SET_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _CREDENTIAL_NAMES = {
@@ -82,8 +85,13 @@ class AwsIdentity:
         name = _CREDENTIAL_NAMES.get(method, method or "no credentials")
         return f"{name} (profile {self.profile})" if self.profile and method != "env" else name
 
-    def headers(self, method: str, url: str, region: str, given: Mapping[str, str]) -> dict[str, str]:
-        """The ``given`` headers, and those that sign them with the method and the URL now; none more for nobody."""
+    def headers(
+        self, method: str, url: str, region: str, given: Mapping[str, str], body_sha256: str = EMPTY_SHA256
+    ) -> dict[str, str]:
+        """The ``given`` headers, and those that sign them with the method and the URL now; none more for nobody.
+
+        The SHA-256 of the body, in hex, is signed too, so that servers refuse another one.
+        """
         if self._credentials is None:
             return dict(given)
         from botocore.auth import S3SigV4Auth
@@ -92,7 +100,9 @@ class AwsIdentity:
         with _chain_explained(self.profile):
             credentials = self._credentials.get_frozen_credentials()
         request = AWSRequest(method, url, headers=dict(given))
-        S3SigV4Auth(credentials, "s3", region).add_auth(request)
+        signer = S3SigV4Auth(credentials, "s3", region)
+        signer.payload = lambda _: body_sha256  # which would be that of no body: the request is only signed with this
+        signer.add_auth(request)
         return {str(name): str(value) for name, value in request.headers.items()}
 
 

@@ -5,6 +5,8 @@ Pure. S3's own sentences quote keys and signatures, so they are not shown.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lading.errors import (
     ContentError,
     FileNotFoundAtSource,
@@ -18,6 +20,27 @@ from lading.sources.interface import LIST_AGAIN
 from lading.sources.s3_credentials import AwsIdentity
 from lading.sources.s3_wire import Address, Refusal
 from lading.uri import ModelUri
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What is done with a bucket, as sentences have it: "let anybody {verb} the bucket", "allow {rights}"."""
+
+    verb: str
+    passive: str
+    rights: str
+
+
+READING = Use(
+    "read", "be read by", "s3:ListBucket on {bucket} and s3:GetObject on {bucket}/* (and kms:Decrypt for its key)"
+)
+WRITING = Use(
+    "write to",
+    "be written to by",
+    "s3:ListBucket and s3:ListBucketMultipartUploads on {bucket}; s3:PutObject, s3:GetObject, s3:DeleteObject, "
+    "s3:AbortMultipartUpload and s3:ListMultipartUploadParts on {bucket}/* (and kms:GenerateDataKey and kms:Decrypt "
+    "for its key)",
+)
 
 _ABOUT_US = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
 
@@ -39,7 +62,9 @@ def archived(target: ModelUri, said: str) -> SourceError:
     )
 
 
-def refused(refusal: Refusal, target: ModelUri, identity: AwsIdentity, address: Address) -> LadingError:
+def refused(
+    refusal: Refusal, target: ModelUri, identity: AwsIdentity, address: Address, use: Use = READING
+) -> LadingError:
     """The error for an answer of S3 that is no answer, by its status and code."""
     where, who, bucket = address.endpoint, identity.name, address.bucket
     said = f"HTTP {refusal.status}{f', {refusal.code}' if refusal.code else ''}"
@@ -60,7 +85,7 @@ def refused(refusal: Refusal, target: ModelUri, identity: AwsIdentity, address: 
                 remedy=f"set AWS_REGION to {refusal.region or 'its region'}, and AWS_ENDPOINT_URL, where set, with it",
             )
         case code, status if status in (401, 403) or (status == 400 and (identity.is_anonymous or code in _ABOUT_US)):
-            return _refused_identity(refusal.code, said, identity, address)
+            return _refused_identity(refusal.code, said, identity, address, use)
         case _, 404:
             return ModelNotFound(
                 f"{where} has no bucket {bucket} ({said})", remedy="check its name, and AWS_ENDPOINT_URL"
@@ -71,12 +96,13 @@ def refused(refusal: Refusal, target: ModelUri, identity: AwsIdentity, address: 
     )
 
 
-def _refused_identity(code: str, said: str, identity: AwsIdentity, address: Address) -> Unauthorized:
+def _refused_identity(code: str, said: str, identity: AwsIdentity, address: Address, use: Use) -> Unauthorized:
     """The error for what S3 has against us."""
     where, who, bucket = address.endpoint, identity.name, address.bucket
     if identity.is_anonymous:
         return Unauthorized(
-            f"{where} does not let just anybody read the bucket {bucket} ({said}), and no AWS credentials were found"
+            f"{where} does not let just anybody {use.verb} the bucket {bucket} ({said}), and no AWS credentials were "
+            f"found"
             f"{f' for the profile {identity.profile}' if identity.profile else ''}",
             remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; they were looked for in the "
             "environment, the shared files, web identity, SSO, container and instance metadata",
@@ -107,8 +133,7 @@ def _refused_identity(code: str, said: str, identity: AwsIdentity, address: Addr
             )
         case _:
             what, remedy = (
-                f"does not let the bucket {bucket} be read by",
-                f"allow these credentials s3:ListBucket on {bucket} and s3:GetObject on {bucket}/* (and kms:Decrypt "
-                "for its key), or use others",
+                f"does not let the bucket {bucket} {use.passive}",
+                f"allow these credentials {use.rights.format(bucket=bucket)}, or use others",
             )
     return Unauthorized(f"{where} {what} {who} ({said})", remedy=remedy)

@@ -12,14 +12,15 @@ themselves are the caller's, through the client that all sources share. Rules ke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from lading.errors import OfflineError
 from lading.sources.http import HttpClient
-from lading.sources.s3_credentials import AwsIdentity, S3Options, check_options
-from lading.sources.s3_refusal import refused
+from lading.sources.s3_credentials import EMPTY_SHA256, AwsIdentity, S3Options, check_options
+from lading.sources.s3_refusal import READING, Use, refused
 from lading.sources.s3_wire import Address, Refusal, aws_endpoint, bucket_and_key, is_path_style
 from lading.uri import ModelUri
 
@@ -28,13 +29,25 @@ _SIGNED_TOO = {"HEAD": {"x-amz-checksum-mode": "ENABLED"}}
 _Got = TypeVar("_Got")
 
 
-class S3Requests:
-    """Requests about the buckets at one endpoint, or at AWS, by whom the options name. Safe for several threads."""
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What is signed besides the method and the URL: headers, and the SHA-256 of the body in hex."""
 
-    def __init__(self, client: HttpClient, options: S3Options) -> None:
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body_sha256: str = EMPTY_SHA256
+
+
+class S3Requests:
+    """Requests about the buckets at one endpoint, or at AWS, by whom the options name. Safe for several threads.
+
+    ``use`` is what they are for, which errors tell.
+    """
+
+    def __init__(self, client: HttpClient, options: S3Options, use: Use = READING) -> None:
         """Opens nothing. Raises UsageError for options that cannot be used."""
         self._client = client
         self._options = options
+        self._use = use
         self._identity: AwsIdentity | None = None
         self._regions: dict[str, str] = {}
         self._lock = Lock()
@@ -46,6 +59,7 @@ class S3Requests:
         query: Mapping[str, str],
         send: Callable[[str, Mapping[str, str]], _Got | Refusal],
         method: str = "GET",
+        signed: Signed | None = None,
     ) -> _Got:
         """What ``send`` gets for a URL and the headers that sign it; sent once more for each thing a refusal teaches.
 
@@ -57,16 +71,17 @@ class S3Requests:
                 f"{target} is needed, and the network is forbidden", remedy="unset LADING_OFFLINE and HF_HUB_OFFLINE"
             )
         bucket, key = bucket_and_key(target)
+        signed = signed or Signed(_SIGNED_TOO.get(method, {}))
         learnt: set[str] = set()
         while True:
             identity, address = self.identity(), self.address(bucket)
             url = address.url(key, query)
-            got = send(url, identity.headers(method, url, address.region, _SIGNED_TOO.get(method, {})))
+            got = send(url, identity.headers(method, url, address.region, signed.headers, signed.body_sha256))
             if not isinstance(got, Refusal):
                 return got
             lesson = self._lesson(got, identity, address)
             if lesson is None or lesson in learnt:
-                raise refused(got, target, identity, address)
+                raise refused(got, target, identity, address, self._use)
             learnt.add(lesson)
 
     def identity(self) -> AwsIdentity:

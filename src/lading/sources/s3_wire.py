@@ -121,17 +121,17 @@ def bucket_and_key(target: ModelUri) -> tuple[str, str]:
 
 def parse_page(body: bytes) -> Page:
     """The page that a ListObjectsV2 answer holds; ValueError, whose text completes "it answers with …", for others."""
-    root = _parse_xml(body)
-    if _name(root) != "ListBucketResult":
+    root = parse_xml(body)
+    if xml_name(root) != "ListBucketResult":
         raise ValueError("something that is no listing")
-    fields = _texts(root)
+    fields = texts_of(root)
     decode = unquote_plus if fields.get("EncodingType") == "url" else _as_it_stands
     objects, prefixes = [], []
     for child in root:
-        if _name(child) == "Contents":
-            objects.append(_parse_object(_texts(child), decode))
-        elif _name(child) == "CommonPrefixes":
-            prefixes.append(decode(_texts(child).get("Prefix", "")))
+        if xml_name(child) == "Contents":
+            objects.append(_parse_object(texts_of(child), decode))
+        elif xml_name(child) == "CommonPrefixes":
+            prefixes.append(decode(texts_of(child).get("Prefix", "")))
     token = fields.get("NextContinuationToken") if fields.get("IsTruncated") == "true" else None
     if fields.get("IsTruncated") == "true" and not token:
         raise ValueError("a page that names no next one and is not the last")
@@ -141,7 +141,7 @@ def parse_page(body: bytes) -> Page:
 def parse_refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refusal:
     """What an answer that is no success says, however malformed."""
     try:
-        fields = _texts(_parse_xml(body))
+        fields = texts_of(parse_xml(body))
     except ValueError:
         fields = {}
     region = headers.get("x-amz-bucket-region") or fields.get("Region") or ""
@@ -226,7 +226,8 @@ def _parse_object(fields: Mapping[str, str], decode: Callable[[str], str]) -> St
     return StoredObject(key, int(size), quoted_etag(fields.get("ETag")))
 
 
-def _parse_xml(body: bytes) -> ElementTree.Element:
+def parse_xml(body: bytes) -> ElementTree.Element:
+    """The root of a server's XML; ValueError, whose text completes "it answers with …", for anything else."""
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body:  # S3 has none; entities are how small documents become large
         raise ValueError("something that is not S3's XML")
     try:
@@ -239,11 +240,13 @@ def _as_it_stands(text: str) -> str:
     return text
 
 
-def _texts(element: ElementTree.Element) -> dict[str, str]:
-    return {_name(child): child.text or "" for child in element}
+def texts_of(element: ElementTree.Element) -> dict[str, str]:
+    """The texts of an element's children, by their names."""
+    return {xml_name(child): child.text or "" for child in element}
 
 
-def _name(element: ElementTree.Element) -> str:
+def xml_name(element: ElementTree.Element) -> str:
+    """An element's name without its namespace."""
     return element.tag.rpartition("}")[2]
 
 
