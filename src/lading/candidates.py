@@ -53,6 +53,11 @@ class Candidates:
     cache: CacheRoot | None
     faults: Mapping[ModelUri, LadingError]
 
+    @property
+    def wish(self) -> Wish | None:
+        """What is wished of whichever profile is taken: with the model's own flags, where it is one model."""
+        return next(iter(self.listings.values())).asked.of_model if len(self.listings) == 1 else None
+
     def listing_of(self, profile: Profile) -> Listing:
         """What the profile's files are. Raises the fault that kept them from being looked at."""
         if profile.listed is None and len(self.listings) == 1:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from lading.asked import Reread
 from lading.backends.interface import Installation
 from lading.cache import upkeep
 from lading.cache.disk import share_a_disk
@@ -84,6 +85,7 @@ class DownloadRequest:
     verify_cached: bool = False
     globs: Globs = field(default_factory=Globs)
     transfer: TransferOptions = field(default_factory=TransferOptions)
+    reread: Reread | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +229,7 @@ class _Enquiry:
 
     def _ask(self, refresh: Refresh) -> Candidates:
         request = self.request
-        how = Consultation(refresh, self.world.report, request.globs)
+        how = Consultation(refresh, self.world.report, request.globs, request.reread)
         wish = replace(request.wish, lora=request.wish.lora or request.extent is Extent.LORA)
         asked = request.profiles or ((wish.profile,) if wish.profile and request.extent is Extent.SELECTED else ())
         scope = Scope(asked, everything=request.extent is Extent.ALL)
@@ -346,7 +348,7 @@ def _profiles_elsewhere(listing: Listing, machine: Machine, wish: Wish) -> tuple
     assumed = tuple(Installation(name, "of any version", device, (), {}, frozenset(), "assumed") for name in ENGINES)
     elsewhere, asked = Machine(machine.inventory, assumed), replace(wish, lora=True)
     profiles = profiles_of(elsewhere, listing.facts, Subject(listing.pinned), asked)
-    return fits_on(elsewhere, listing.facts, profiles, asked)
+    return fits_on(elsewhere, listing.facts, profiles, lambda _: asked)
 
 
 def _files(portion: Portion) -> list[StoreFile]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
+from lading.asked import Reread
 from lading.cache.index import IndexEntry
 from lading.cache.listing import Reads, load_listing
 from lading.cache.root import CacheRoot
@@ -36,11 +37,15 @@ class Refresh(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Consultation:
-    """How to ask: whether the source is asked although the cache knows, which files to take, and where to report."""
+    """How to ask: whether the source is asked although the cache knows, which files to take, and where to report.
+
+    ``reread`` makes the wish anew with flags that the model brings along; None: those do not count.
+    """
 
     refresh: Refresh
     report: Report
     globs: Globs = field(default_factory=Globs)
+    reread: Reread | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ With a complete entry in the cache nothing here opens a socket. What comes back 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from lading.asked import Ask, Asked, asked_of
 from lading.backends.interface import Installation
 from lading.backends.members import BACKENDS
 from lading.cache.calibrations import Calibrations
@@ -43,6 +44,11 @@ class Machine:
     inventory: Inventory
     installations: tuple[Installation, ...]
 
+    @property
+    def family(self) -> str:
+        """The engine family that flags are written for: the first engine's, the default one where there is none."""
+        return self.installations[0].backend if self.installations else DEFAULT_BACKEND
+
     def engine_for(self, backend: str) -> Installation | None:
         """The installation of ``backend`` built for this machine's device, else any of it, else None."""
         found = [each for each in self.installations if each.backend == backend]
@@ -68,7 +74,8 @@ class Subject:
 class Listing:
     """A model, looked at: the files that an engine needs, its facts and how each profile fits.
 
-    ``is_recalled`` says that the manifest came from the cache, without asking the source.
+    ``is_recalled`` says that the manifest came from the cache, without asking the source; ``asked`` what is asked of
+    the engine, by the user and by the model.
     """
 
     model: ModelUri
@@ -78,6 +85,7 @@ class Listing:
     facts: ModelFacts
     fits: tuple[Fit, ...]
     is_recalled: bool
+    asked: Asked
 
     @property
     def pinned(self) -> ModelUri:
@@ -99,34 +107,36 @@ def list_profiles(
     found = find_files(model, source, cache, world)
     manifest, skipped = (found.manifest, ()) if subject.listed else choose_files(found.manifest, world.globs)
     report(Note(_described(manifest, is_recalled=found.is_recalled)))
+    reader = ModelReader(source, lambda entry: find_bytes(entry, cache, source), reads=found.reads)
+    asked = asked_of(Asked(wish, world.reread), manifest, subject.listed, reader, Ask(machine.family, report))
     try:
-        facts = _look_inside(manifest, found, source, cache)
+        facts = _look_inside(manifest, found, reader, cache)
     except MalformedModel as error:
         if not subject.listed:
             raise
-        return _unreadable(subject, source, found, error)
+        return _unreadable(subject, source, found, asked, error)
     for note in facts.notes:
         report(Note(f"{facts.architecture}: {note}", "WARNING"))
     report(PhaseChanged(Phase.SELECTING, facts.architecture))
-    profiles = profiles_of(machine, facts, Subject(manifest.pinned, subject.listed), wish)
-    fits = fits_on(machine, facts, profiles, wish, cache.calibrations if cache else None)
-    return Listing(model, source, manifest, skipped, facts, fits, found.is_recalled)
+    profiles = profiles_of(machine, facts, Subject(manifest.pinned, subject.listed), asked.of_model)
+    fits = fits_on(machine, facts, profiles, asked.of_profile, cache.calibrations if cache else None)
+    return Listing(model, source, manifest, skipped, facts, fits, found.is_recalled, asked)
 
 
-def _look_inside(manifest: Manifest, found: Found, source: Source, cache: CacheRoot | None) -> ModelFacts:
+def _look_inside(manifest: Manifest, found: Found, reader: ModelReader, cache: CacheRoot | None) -> ModelFacts:
     """The model's facts, from what was read before where that is kept; what is read now is kept where it can be."""
     model, reads = found.manifest.source, found.reads
-    facts = inspect(manifest.files, ModelReader(source, lambda entry: find_bytes(entry, cache, source), reads=reads))
+    facts = inspect(manifest.files, reader)
     if cache and cache.is_writable and reads.is_changed:
         save_listing(cache.index.listing_path(model), KeptListing(found.manifest, reads))
     return facts
 
 
-def _unreadable(subject: Subject, source: Source, found: Found, error: LadingError) -> Listing:
+def _unreadable(subject: Subject, source: Source, found: Found, asked: Asked, error: LadingError) -> Listing:
     """A workspace that can be fetched, though its files do not tell what it needs: an engine compiled for one GPU."""
     facts = ModelFacts.unknown(found.manifest.total_bytes)
     fits = tuple(unfit(listed_profile(each), error.message, error.remedy) for each in subject.listed)
-    return Listing(subject.model, source, found.manifest, (), facts, fits, found.is_recalled)
+    return Listing(subject.model, source, found.manifest, (), facts, fits, found.is_recalled, asked)
 
 
 def _engine(installed: Installation, architecture: str) -> Engine:
@@ -139,13 +149,13 @@ def fits_on(
     machine: Machine,
     facts: ModelFacts,
     profiles: Iterable[Profile],
-    wish: Wish,
+    wish_of: Callable[[Profile], Wish],
     calibrations: Calibrations | None = None,
 ) -> tuple[Fit, ...]:
-    """How each of a model's profiles fits ``machine``; with what was measured at its starts."""
+    """How each of a model's profiles fits ``machine``, with what is wished of it and was measured at its starts."""
     engines = machine.engines(facts.architecture)
     calibrated = calibrations.find if calibrations else lambda _: None
-    return tuple(fit(profile, facts, machine.inventory, engines, wish, calibrated) for profile in profiles)
+    return tuple(fit(each, facts, machine.inventory, engines, wish_of(each), calibrated) for each in profiles)
 
 
 def profiles_of(machine: Machine, facts: ModelFacts, subject: Subject, wish: Wish) -> list[Profile]:

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lading import __version__
+from lading.asked import Reread
 from lading.backends.interface import Argument, Backend, Command, Endpoint, Installation, Launch
+from lading.backends.json_arguments import merge_objects
 from lading.backends.members import BACKENDS
 from lading.cache import upkeep
 from lading.cache.root import CacheRoot
@@ -71,6 +73,7 @@ class ServeRequest:
     refresh: Refresh = Refresh.NEVER
     globs: Globs = field(default_factory=Globs)
     transfer: TransferOptions = field(default_factory=TransferOptions)
+    reread: Reread | None = None
     api_key: Secret | None = None
     repository_override: str = ""
     verify_checksums: bool = False
@@ -119,6 +122,21 @@ class ServicePlan:
         self.cache.index.touch(self.listing.model)
 
     @property
+    def wish(self) -> Wish:
+        """What is wished of the chosen profile, the flags that the model brings along counted."""
+        return self.listing.asked.of_profile(self.selection.chosen.profile)
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """The engine's flags: the model's own, over those the user's; JSON objects merge."""
+        own = self.listing.asked.arguments_of(self.selection.chosen.profile)
+        return (
+            merge_objects((*own, *self.request.user_arguments), self.backend.flags)
+            if own
+            else self.request.user_arguments
+        )
+
+    @property
     def estimated(self) -> tuple[Measurement, ...]:
         """The memory of each of the chosen profile's ranks, as the engine will tell it."""
         return tuple(figures_of(rank) for rank in self.selection.chosen.estimate.ranks)
@@ -133,7 +151,7 @@ class ServicePlan:
     @property
     def calibration_key(self) -> CalibrationKey:
         """For what a measurement of this start counts."""
-        profile, options = self.selection.chosen.profile, self.request.wish.options
+        profile, options = self.selection.chosen.profile, self.wish.options
         target = target_of(self.machine.inventory, self.installation.version, profile, options)
         return calibration_key(profile, self.listing.facts, target)
 
@@ -145,9 +163,9 @@ class ServicePlan:
             inventory=self.machine.inventory,
             directory=directory,
             served_names=self.request.served_names,
-            user_arguments=self.request.user_arguments,
+            user_arguments=self.arguments,
             endpoint=endpoint,
-            gpu_share=self.request.wish.options.gpu_share,
+            gpu_share=self.wish.options.gpu_share,
         )
         return self.backend.command(launch, environ)
 
@@ -155,10 +173,10 @@ class ServicePlan:
 def plan_service(request: ServeRequest, world: Surroundings, report: Report) -> ServicePlan:
     """Decide what to run and what to fetch. Reads the source or the cache; writes nothing but the cache's layout."""
     machine = world.machine()
-    how = Consultation(request.refresh, report, request.globs)
+    how = Consultation(request.refresh, report, request.globs, request.reread)
     scope = Scope((request.wish.profile,) if request.wish.profile else ())
     found = consider(request.model, request.wish, machine=machine, world=world, how=how, scope=scope)
-    selection, installation = choose(found.fits, request.wish, machine, report)
+    selection, installation = choose(found.fits, found.wish or request.wish, machine, report)
     listing, cache = found.listing_of(selection.chosen.profile), found.cache
     planned = survey(listing.manifest, listing.source, cache, skipped=listing.skipped) if cache else None
     return ServicePlan(request, listing, selection, installation, machine, cache, planned)

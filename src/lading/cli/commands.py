@@ -33,6 +33,7 @@ from lading.settings_table import DEFAULT_CACHE_PATH
 from lading.uri import Scheme
 
 if TYPE_CHECKING:
+    from lading.asked import Reread
     from lading.cache.root import CacheRoot
     from lading.candidates import Surroundings
     from lading.hardware.inventory import Device, Inventory
@@ -209,12 +210,23 @@ def _serve_request(arguments: ServeArguments, session: Session, engine: SpokenEn
         refresh=refresh_of(settings, demanded=OwnFlag.REFRESH in arguments.flags),
         globs=globs_of(settings),
         transfer=transfer_options(settings),
+        reread=rereading(asked, engine, session),
         api_key=flags.api_key,
         repository_override=settings.repository_override or "",
         verify_checksums=OwnFlag.VERIFY in arguments.flags,
         may_download=not settings.disable_download,
         prefetch=settings.prefetch,
     )
+
+
+def rereading(asked: Sequence[Argument], engine: SpokenEngine, session: Session) -> Reread:
+    """Makes the wish of what the user ``asked``, and of flags that count less: those that a model brings along."""
+
+    def reread(tokens: Sequence[str]) -> Wish:
+        users = [token for each in asked for token in each.tokens]
+        return whole_wish(engine.backend.read_flags([*tokens, *users]).wish, session)
+
+    return reread
 
 
 def whole_wish(flags: Wish, session: Session) -> Wish:

@@ -15,8 +15,8 @@ from lading.cli.commands import (
     arguments_of,
     cancelled_by_signal,
     globs_of,
+    rereading,
     surroundings_of,
-    whole_wish,
 )
 from lading.cli.engine_choice import DEFAULT_FAMILY, SpokenEngine
 from lading.cli.named import what_is_named
@@ -24,9 +24,9 @@ from lading.cli.parser import DOWNLOAD, HUGGING_FACE, STORE, TO_CACHE, command_l
 from lading.cli.transfer_settings import transfer_options
 from lading.errors import Stopped, UsageError
 from lading.events import Note
-from lading.profiles.fit import Wish
 
 if TYPE_CHECKING:
+    from lading.asked import Reread
     from lading.download import DownloadRequest
 
 
@@ -89,7 +89,7 @@ def request_of(options: argparse.Namespace, session: Session) -> DownloadRequest
     settings = session.settings
     model = _model(options)
     named_file = _directory(options.manifest_file) if options.manifest_file else None
-    profiles = _profiles(options)
+    profiles, reread = _profiles(options), _reading(session)
     extent = Extent.SELECTED
     if options.command == TO_CACHE:
         _refuse_conflicts(options, profiles)
@@ -99,7 +99,8 @@ def request_of(options: argparse.Namespace, session: Session) -> DownloadRequest
     output = Output.STORE if place else Output.WORKSPACE if options.command == DOWNLOAD else Output.CACHE
     return DownloadRequest(
         model=what_is_named(model, settings, named_file, remedy=_NAME_IT),
-        wish=_wish(session),
+        wish=reread(()),
+        reread=reread,
         profiles=profiles,
         extent=extent,
         output=output,
@@ -149,8 +150,7 @@ def _directory(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def _wish(session: Session) -> Wish:
-    """What the settings ask of the engine, as serving reads them."""
+def _reading(session: Session) -> Reread:
+    """Reads what the settings ask of the engine, as serving does."""
     engine = SpokenEngine(BACKENDS[session.settings.backend or DEFAULT_FAMILY])
-    arguments = arguments_of(session.settings, (), engine)
-    return whole_wish(engine.backend.read_flags([token for each in arguments for token in each.tokens]).wish, session)
+    return rereading(arguments_of(session.settings, (), engine), engine, session)

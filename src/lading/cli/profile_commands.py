@@ -15,19 +15,19 @@ from lading.cli.commands import (
     found_installations,
     globs_of,
     refresh_of,
+    rereading,
     surroundings_of,
-    whole_wish,
 )
 from lading.cli.engine_choice import DEFAULT_FAMILY, SpokenEngine, of_one_family, require_asked
 from lading.cli.engine_flags import parse_engine
 from lading.cli.named import model_named, what_is_named
 from lading.events import Note
 from lading.hardware.inventory import Device
-from lading.profiles.fit import Wish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lading.asked import Reread
     from lading.candidates import Candidates, Named
     from lading.resolve import Machine
 
@@ -76,7 +76,8 @@ def plan(enquiry: Enquiry, session: Session) -> int:
     enquiry = replace(enquiry, engine=family)
     model = model_named(enquiry.model, session.settings)
     found, machine = _considered(model, enquiry, session)
-    listing, wish = found.listings[model], _wish(enquiry, machine, session)
+    listing = found.listings[model]
+    wish = listing.asked.of_model
     profiles = profiles_of(machine, listing.facts, Subject(listing.pinned), wish)
     engines = machine.engines(listing.facts.architecture)
     offers = plan_machines(listing.facts, profiles, engines, wish, catalogue())
@@ -92,23 +93,22 @@ def _considered(what: Named, enquiry: Enquiry, session: Session) -> tuple[Candid
     if enquiry.unread_flags:
         session.report(Note(f"not counted: {' '.join(enquiry.unread_flags)}"))
     refresh = refresh_of(session.settings, demanded=enquiry.refresh)
+    reread = _reading(enquiry, machine, session)
     found = consider(
         what,
-        _wish(enquiry, machine, session),
+        reread(()),
         machine=machine,
         world=surroundings_of(session),
-        how=Consultation(refresh, session.report, globs_of(session.settings)),
+        how=Consultation(refresh, session.report, globs_of(session.settings), reread),
         scope=Scope(),
     )
     return found, machine
 
 
-def _wish(enquiry: Enquiry, machine: Machine, session: Session) -> Wish:
-    """What settings and command line ask of the machine's engine; flags in the settings are the served engine's."""
+def _reading(enquiry: Enquiry, machine: Machine, session: Session) -> Reread:
+    """Reads what settings and command line ask of the machine's engine; flags in the settings are the served one's."""
     engine = SpokenEngine.of(machine.installations)
-    arguments = arguments_of(session.settings, enquiry.engine_tokens, engine)
-    flags = engine.backend.read_flags([token for each in arguments for token in each.tokens])
-    return whole_wish(flags.wish, session)
+    return rereading(arguments_of(session.settings, enquiry.engine_tokens, engine), engine, session)
 
 
 def _machine(enquiry: Enquiry, session: Session) -> Machine:
