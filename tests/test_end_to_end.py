@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from lading.demo import demo_model_directory
 from lading.profiles.measurement import RESOLUTION_BYTES
+from tests.adapters.adapters import strong_adapter, write
 from tests.program import Program, environment, running, without_sockets
 from tests.simulators.hub import HubSimulator
 
@@ -120,3 +122,47 @@ def test_a_flag_that_the_engine_refuses_is_said_with_the_engines_words(tmp_path,
     with running(["serve", "demo", "--no-such-flag"], environ, tmp_path / "log") as program:
         assert program.process.wait(READY_SECONDS) == 7
         assert "unrecognized arguments: --no-such-flag" in program.output.splitlines()[-2]
+
+
+def completion(program: Program, model: str) -> str:
+    """A greedy completion, or the status of its refusal."""
+    with client(program) as api:
+        try:
+            answer = api.chat.completions.create(model=model, messages=QUESTION, temperature=0, max_tokens=24)
+        except openai.APIStatusError as error:
+            return str(error.status_code)
+    return str(answer.choices[0].message.content)
+
+
+def listed(program: Program) -> list[str]:
+    return [each["id"] for each in program.get("/v1/models").json()["data"]]
+
+
+def test_a_lora_adapter_changes_the_completion_while_it_is_there(tmp_path, environ):
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    demo = json.loads((demo_model_directory() / "config.json").read_text())
+    environ |= {"NIM_PEFT_SOURCE": str(loras), "NIM_PEFT_REFRESH_INTERVAL": "1", "NIM_MAX_GPU_LORAS": "2"}
+    write(loras / "first", strong_adapter(demo, rank=4, seed=1))
+    with running(["serve", "demo"], environ, tmp_path / "log") as program:
+        program.wait_until_ready(READY_SECONDS)
+        assert listed(program) == ["lading-demo", "first"]
+        plain, first = completion(program, "lading-demo"), completion(program, "first")
+        assert "model" in plain.lower()
+        assert first != plain
+        write(loras / "second", strong_adapter(demo, rank=16, seed=2))
+        program.wait_for_line("LoRA adapter second loaded: rank 16")
+        assert listed(program) == ["lading-demo", "first", "second"]
+        second = completion(program, "second")
+        assert second not in (plain, first)
+        write(loras / "first", strong_adapter(demo, rank=4, seed=3))
+        program.wait_for_line("LoRA adapter first replaced")
+        assert completion(program, "first") not in (plain, first, second)
+        write(loras / "high", strong_adapter(demo, rank=64, seed=4))
+        program.wait_for_line("its rank is 64, and there is room for 32")
+        shutil.rmtree(loras / "second")
+        program.wait_for_line("LoRA adapter second unloaded")
+        assert completion(program, "second") == "404"
+        assert completion(program, "lading-demo") == plain
+        assert listed(program) == ["lading-demo", "first"]
+        assert program.stop() == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lading.backends.interface import Argument
@@ -12,11 +12,8 @@ from lading.events import Note, Report
 from lading.inspection import ModelReader
 from lading.model.listed import ListedProfile
 from lading.model.manifest import Manifest
-from lading.profiles.fit import Wish
+from lading.profiles.fit import Reread, Wish
 from lading.profiles.profile import Profile
-
-Reread = Callable[[Sequence[str]], Wish]
-"""The wish that flags make which are less important than all that the user asked for."""
 
 
 @dataclass(frozen=True, slots=True)

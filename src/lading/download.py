@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from lading.asked import Reread
 from lading.backends.interface import Installation
 from lading.cache import upkeep
 from lading.cache.disk import share_a_disk
@@ -32,7 +31,7 @@ from lading.hardware.inventory import Inventory
 from lading.model.manifest import Manifest
 from lading.model_store import Stored, create_store, survey_site
 from lading.plan import Globs, Step, TransferPlan, check_disk
-from lading.profiles.fit import Fit, Verdict, Wish
+from lading.profiles.fit import Fit, Reread, Verdict, Wish
 from lading.profiles.naming import DEFAULT, named
 from lading.profiles.profile import Profile
 from lading.profiles.select import select

@@ -146,6 +146,14 @@ class FilesChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptersChanged:
+    """Which LoRA adapters are loaded now, and how many were found that are not."""
+
+    loaded: tuple[str, ...]
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineOutput:
     """One line that the engine printed."""
 
@@ -166,6 +174,7 @@ Event = (
     | UploadFinished
     | OthersProgress
     | FilesChecked
+    | AdaptersChanged
     | EngineOutput
 )
 Report = Callable[[Event], None]

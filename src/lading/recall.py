@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-from lading.asked import Reread
 from lading.cache.index import IndexEntry
 from lading.cache.listing import Reads, load_listing
 from lading.cache.root import CacheRoot
@@ -18,6 +17,7 @@ from lading.errors import OfflineError, SourceError, SourceUnreachable
 from lading.events import Note, Report
 from lading.model.manifest import FileEntry, Manifest
 from lading.plan import Globs, fetch_command
+from lading.profiles.fit import Reread
 from lading.sources.interface import Source
 from lading.uri import ModelUri
 

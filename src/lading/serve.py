@@ -16,13 +16,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lading import __version__
-from lading.asked import Reread
+from lading.adapters.engine import EngineAdapters
+from lading.adapters.keeper import AdapterKeeper, Base
+from lading.adapters.places import Library
+from lading.adapters.planned import AdapterPlan, plan_adapters
+from lading.adapters.request import LoraRequest
+from lading.adapters.room import with_room
 from lading.backends.interface import Argument, Backend, Command, Endpoint, Installation, Launch
 from lading.backends.json_arguments import merge_objects
 from lading.backends.members import BACKENDS
@@ -41,7 +47,7 @@ from lading.plan import Globs, TransferPlan
 from lading.prefetch import reading_ahead
 from lading.profiles.calibration import Calibration, CalibrationKey
 from lading.profiles.correction import figures_of
-from lading.profiles.fit import Wish, calibration_key, target_of
+from lading.profiles.fit import Reread, Wish, calibration_key, target_of
 from lading.profiles.measurement import Measurement
 from lading.profiles.select import Selection
 from lading.recall import Consultation, Refresh
@@ -52,6 +58,7 @@ from lading.supervisor.probe import EngineProbe
 from lading.supervisor.state import State
 from lading.supervisor.supervisor import Outcome, Readiness, Supervisor
 from lading.transfer import TransferOptions, survey, transfer, unless
+from lading.uri import ModelUri
 from lading.workspace import build_workspace
 
 T = TypeVar("T")
@@ -79,6 +86,7 @@ class ServeRequest:
     verify_checksums: bool = False
     may_download: bool = True
     prefetch: bool = True
+    lora: LoraRequest = field(default_factory=LoraRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,7 @@ class ServicePlan:
     machine: Machine
     cache: CacheRoot | None
     transfer: TransferPlan | None
+    adapters: AdapterPlan
 
     @property
     def directory(self) -> Path:
@@ -166,20 +175,46 @@ class ServicePlan:
             user_arguments=self.arguments,
             endpoint=endpoint,
             gpu_share=self.wish.options.gpu_share,
+            lora=self.adapters.room,
         )
         return self.backend.command(launch, environ)
+
+    def keeper(self, endpoint: Endpoint, runtime: Path, report: Report) -> AdapterKeeper | None:
+        """Who keeps the LoRA adapters of the engine at ``endpoint``; None where there are none to keep."""
+        request, api = self.request, self.backend.lora_api
+        engine = EngineAdapters(endpoint, api, request.lora.api_seconds, request.api_key) if api else None
+        rank = request.wish.options.max_lora_rank or 0
+        base = Base(engine, self.listing.facts, request.served_names, rank) if engine else None
+        return self.adapters.keeper(base, runtime, report)
 
 
 def plan_service(request: ServeRequest, world: Surroundings, report: Report) -> ServicePlan:
     """Decide what to run and what to fetch. Reads the source or the cache; writes nothing but the cache's layout."""
     machine = world.machine()
-    how = Consultation(request.refresh, report, request.globs, request.reread)
+    adapters, wish = _plan_adapters(request, machine, world, report)
+    request = replace(request, wish=wish)
+    how = Consultation(request.refresh, report, request.globs, _rereading(request, adapters))
     scope = Scope((request.wish.profile,) if request.wish.profile else ())
     found = consider(request.model, request.wish, machine=machine, world=world, how=how, scope=scope)
     selection, installation = choose(found.fits, found.wish or request.wish, machine, report)
     listing, cache = found.listing_of(selection.chosen.profile), found.cache
     planned = survey(listing.manifest, listing.source, cache, skipped=listing.skipped) if cache else None
-    return ServicePlan(request, listing, selection, installation, machine, cache, planned)
+    return ServicePlan(request, listing, selection, installation, machine, cache, planned, adapters)
+
+
+def _rereading(request: ServeRequest, adapters: AdapterPlan) -> Reread | None:
+    """Reads the wish anew, with the room for adapters that there is in the first one too."""
+    reread, room = request.reread, adapters.room
+    return reread if reread is None or room is None else lambda tokens: with_room(reread(tokens), room)
+
+
+def _plan_adapters(
+    request: ServeRequest, machine: Machine, world: Surroundings, report: Report
+) -> tuple[AdapterPlan, Wish]:
+    library = Library(world.source_for, world.open_cache, report, request.refresh, request.transfer)
+    model = request.model if isinstance(request.model, ModelUri) else None
+    api = next((BACKENDS[each.backend].lora_api for each in machine.installations), None)
+    return plan_adapters(request.lora, request.wish, library, model=model, api=api)
 
 
 def fetch(plan: ServicePlan, report: Report, cancelled: threading.Event, use: Announcement | None = None) -> Path:
@@ -225,10 +260,13 @@ async def serve(request: ServeRequest, world: Surroundings) -> int:
             gateway.attach_engine(endpoint)
             inviting = _inviting(report, request, port)
             calibrating = listening(inviting, plan.installation.backend, _calibrate(plan, status, report))
-            supervisor = _supervisor(plan, directory, endpoint, world.environ, calibrating)
-            signals.pass_on(supervisor.stop, supervisor.kill)
-            with reading_ahead(directory, plan.prefetch_bytes, report):
-                outcome = await supervisor.run()
+            with plan.keeper(endpoint, runtime, report) or nullcontext() as keeper:
+                if keeper:
+                    await _in_thread(partial(keeper.prepare, signals.cancelled), signals)
+                supervisor = _supervisor(plan, directory, endpoint, world.environ, calibrating, keeper)
+                signals.pass_on(supervisor.stop, supervisor.kill)
+                with reading_ahead(directory, plan.prefetch_bytes, report):
+                    outcome = await supervisor.run()
             return _exit_code(outcome, plan.backend, signals)
     finally:
         report(PhaseChanged(Phase.STOPPED))
@@ -238,12 +276,21 @@ async def serve(request: ServeRequest, world: Surroundings) -> int:
 
 
 def _supervisor(
-    plan: ServicePlan, directory: Path, endpoint: Endpoint, environ: Mapping[str, str], report: Report
+    plan: ServicePlan,
+    directory: Path,
+    endpoint: Endpoint,
+    environ: Mapping[str, str],
+    report: Report,
+    keeper: AdapterKeeper | None,
 ) -> Supervisor:
     command = plan.command(directory, endpoint, environ)
     probe = EngineProbe(endpoint, plan.request.served_names[0], plan.request.api_key)
+
+    def is_ready() -> bool:
+        return probe.answers() and (keeper is None or keeper.begin())
+
     readiness = Readiness(
-        is_healthy=lambda: asyncio.to_thread(probe.is_healthy), answers=lambda: asyncio.to_thread(probe.answers)
+        is_healthy=lambda: asyncio.to_thread(probe.is_healthy), answers=lambda: asyncio.to_thread(is_ready)
     )
     return Supervisor(
         command,

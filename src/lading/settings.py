@@ -47,6 +47,12 @@ class Settings:
     num_speculative_tokens: int | None
     model_tokenizer: str | None
     tokenizer_mode: str | None
+    peft_source: str
+    peft_refresh_seconds: float | None
+    peft_api_seconds: float
+    max_lora_rank: int | None
+    max_gpu_loras: int | None
+    max_cpu_loras: int | None
     stop_seconds: float
     include: str
     exclude: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lading.backends.interface import Argument, Endpoint, Installation, Launch
+from lading.backends.interface import Argument, Endpoint, Installation, Launch, LoraRoom
 from lading.hardware.inventory import Device, Gpu, Inventory
 from lading.profiles.fit import Engine, Wish, fit
 from lading.profiles.options import EngineOptions
@@ -26,6 +26,7 @@ def launch_of(
     gpu_share: float | None = None,
     flags: tuple[str, ...] = (),
     names: tuple[str, ...] = ("tiny",),
+    lora: LoraRoom | None = None,
 ) -> Launch:
     """A launch of ``profile``, written as profiles are named, by its engine of ``version``, on as many GPUs as it needs.
 
@@ -47,4 +48,5 @@ def launch_of(
         user_arguments=(Argument(user, "command line"),) if user else (),
         endpoint=Endpoint(socket_path=Path("/run/engine.sock")) if family == "vllm" else Endpoint(port=8001),
         gpu_share=gpu_share,
+        lora=lora,
     )

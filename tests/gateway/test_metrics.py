@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lading.events import BytesFetched, Phase, PhaseChanged, RetryScheduled, TransferStarted
+from lading.events import AdaptersChanged, BytesFetched, Phase, PhaseChanged, RetryScheduled, TransferStarted
 from lading.gateway.metrics import Family, Sample, page
 from lading.gateway.status import ServiceInfo, ServiceStatus
 from lading.gateway.traffic import Traffic
@@ -169,3 +169,15 @@ def test_the_engines_block_comes_last_and_unchanged(up: bool) -> None:
     text = page(ServiceStatus().snapshot(), Traffic(frozenset()), up, block)
     assert text.endswith(block)
     assert sample(parse(text.decode()), "engine_metrics_up") == float(up)
+
+
+def test_lora_adapters_are_counted_and_named_where_there_are_any() -> None:
+    status = ServiceStatus()
+    assert not any("lora" in name for name, _ in rendered(status))
+    status.report(AdaptersChanged(("a", "b"), 1))
+    samples = rendered(status)
+    assert sample(samples, "lora_adapters", state="loaded") == 2
+    assert sample(samples, "lora_adapters", state="skipped") == 1
+    assert sample(samples, "lora_adapter_info", name="b") == 1
+    status.report(AdaptersChanged((), 0))
+    assert sample(rendered(status), "lora_adapters", state="loaded") == 0

@@ -6,11 +6,22 @@ How a start goes is set by ``STAND_IN``, as for :mod:`tests.simulators.vllm_prog
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from tests.simulators.vllm_program import ARCHITECTURES, PortServer, begin, fail_if_told, read_model, script_of
+from tests.simulators.vllm_program import (
+    ARCHITECTURES,
+    Adapters,
+    Handler,
+    PortServer,
+    begin,
+    fail_if_told,
+    read_model,
+    script_of,
+)
 
 FLAGS = [
     "--model-path",
@@ -29,6 +40,8 @@ FLAGS = [
     "--log-level",
     "--api-key",
     "--max-lora-rank",
+    "--max-loras-per-batch",
+    "--max-loaded-loras",
     "--cuda-graph-backend-decode",
     "--cuda-graph-backend-prefill",
     "--speculative-algorithm",
@@ -39,6 +52,30 @@ FLAGS = [
 ]
 LISTS = ("--lora-paths", "--lora-target-modules")
 SWITCHES = ("--enable-metrics", "--enable-lora", "--trust-remote-code", "--disable-cuda-graph", "--disable-radix-cache")
+
+
+class SglangHandler(Handler):
+    """SGLang's routes for adapters: no ``/v1``, always JSON, 400 for whatever goes wrong."""
+
+    def on_adapter(self, body: dict[str, Any]) -> None:
+        adapters, name = self.server.adapters, body["lora_name"]
+        fault = ""
+        if adapters is None:
+            fault = "LoRA is not enabled. Please set `--enable-lora` to enable LoRA."
+        elif self.path == "/unload_lora_adapter":
+            if adapters.paths.pop(name, None) is None:
+                fault = f"LoRA with name {name} does not exist. Loaded LoRAs: {adapters.paths.keys()}"
+        elif self.path != "/load_lora_adapter":
+            self.reply(404, b'{"detail":"Not Found"}')
+            return
+        elif name in adapters.paths:
+            fault = f"LoRA with name {name} already exists."
+        else:
+            fault = adapters.fault_of(name, body["lora_path"])
+            if not fault:
+                adapters.paths[name] = body["lora_path"]
+        answer = {"success": not fault, "error_message": fault or None}
+        self.reply(400 if fault else 200, json.dumps(answer).encode())
 
 
 def install(root: Path, version: str = "0.5.23") -> Path:
@@ -78,7 +115,9 @@ def main(arguments: list[str]) -> None:
     time.sleep(settings.get("start_seconds", 0))
     fail_if_told(settings)
     assert given.host == "127.0.0.1", given.host
-    with PortServer((given.host, int(given.port)), given.served_model_name, settings) as server:
+    with PortServer((given.host, int(given.port)), given.served_model_name, settings, SglangHandler) as server:
+        if given.enable_lora:
+            server.adapters = Adapters(settings, int(given.max_lora_rank))
         print("[2026-11-20 10:00:02] The server is fired up and ready to roll!", flush=True)
         server.serve_forever()
 

@@ -3,7 +3,8 @@
 :func:`install` lays out an environment that Lading's detection reads like a real CPU build. How a start goes is set by the
 variable ``STAND_IN`` (JSON): ``start_seconds``, ``crash`` (text to print before ending with ``exit_code``), ``ignore_term``,
 ``fork`` (leave a child in a session of its own), ``healthy_only`` (health says yes, no token comes), ``no_completions`` (a
-model of another kind), ``api_key`` (asked for below ``/v1``), ``pid_file``, ``lines`` (to be printed while it starts).
+model of another kind), ``api_key`` (asked for below ``/v1``), ``pid_file``, ``lines`` (to be printed while it starts),
+``refused_adapters`` (names that it cannot load), ``adapter_seconds`` (how long loading and unloading take).
 """
 
 from __future__ import annotations
@@ -48,12 +49,38 @@ def script_of(path: Path, module: str) -> Path:
     return path
 
 
+class Adapters:
+    """LoRA adapters as an engine has them, with the words of vLLM 0.32 and SGLang 0.5.23 for what goes wrong."""
+
+    def __init__(self, settings: dict[str, Any], max_rank: int) -> None:
+        self.settings = settings
+        self.max_rank = max_rank
+        self.paths: dict[str, str] = {}
+
+    def fault_of(self, name: str, path: str) -> str:
+        """Why the adapter cannot be loaded; "" where it can."""
+        if name in self.settings.get("refused_adapters", ()):
+            return "Call to add_lora method failed: expected target modules"
+        try:
+            rank = json.loads((Path(path) / "adapter_config.json").read_bytes())["r"]
+            (Path(path) / "adapter_model.safetensors").read_bytes()
+        except OSError:
+            return f"Loading lora {name} failed: No adapter found for {path}"
+        return f"LoRA rank {rank} is greater than max_lora_rank {self.max_rank}." if rank > self.max_rank else ""
+
+    def text_of(self, name: str) -> str:
+        """What the model says with the adapter: its weights' first byte, in words."""
+        weights = (Path(self.paths[name]) / "adapter_model.safetensors").read_bytes()
+        return f"Hello from {name}, {weights[-1]}"
+
+
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """HTTP on a Unix socket."""
 
     daemon_threads = True
     model = ""
     settings: dict[str, Any]
+    adapters: Adapters | None = None
 
     @property
     def healthy_only(self) -> bool:
@@ -65,9 +92,12 @@ class PortServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    adapters: Adapters | None = None
 
-    def __init__(self, address: tuple[str, int], model: str, settings: dict[str, Any]) -> None:
-        super().__init__(address, Handler)
+    def __init__(
+        self, address: tuple[str, int], model: str, settings: dict[str, Any], handler: type[Handler] | None = None
+    ) -> None:
+        super().__init__(address, handler or Handler)
         self.model = model
         self.settings = settings
 
@@ -87,7 +117,10 @@ class Handler(BaseHTTPRequestHandler):
             case "/health":
                 self.reply(200, b"")
             case "/v1/models":
-                self.reply_json({"object": "list", "data": [{"id": self.server.model, "object": "model"}]})
+                adapters = self.server.adapters.paths if self.server.adapters else {}
+                cards = [{"id": name, "object": "model", "parent": self.server.model} for name in adapters]
+                own = {"id": self.server.model, "object": "model"}
+                self.reply_json({"object": "list", "data": [own, *cards]})
             case "/metrics":
                 self.reply(200, b"vllm:num_requests_running 0\n", "text/plain")
             case _:
@@ -102,10 +135,19 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, b"{}")
         elif self.server.healthy_only:
             self.reply(503, b"{}")
+        elif self.path.endswith("load_lora_adapter"):
+            self.on_adapter(body)
         elif body.get("stream"):
             self.stream(["Hel", "lo"])
         else:
-            message = {"role": "assistant", "content": "Hello"}
+            adapters = self.server.adapters
+            name = body.get("model", "")
+            known = adapters is not None and name in adapters.paths
+            if adapters is not None and not known and name != self.server.model:
+                self.reply_error(404, f"The model `{name}` does not exist.")
+                return
+            content = adapters.text_of(name) if adapters is not None and known else "Hello"
+            message = {"role": "assistant", "content": content}
             self.reply_json(
                 {
                     "object": "chat.completion",
@@ -114,6 +156,29 @@ class Handler(BaseHTTPRequestHandler):
                     "echo": body,
                 }
             )
+
+    def on_adapter(self, body: dict[str, Any]) -> None:
+        """vLLM's two routes, which are there only where it was told so."""
+        adapters, name = self.server.adapters, body["lora_name"]
+        time.sleep(self.server.settings.get("adapter_seconds", 0))
+        if adapters is None or not self.path.startswith("/v1/"):
+            self.reply(404, b'{"detail":"Not Found"}')
+        elif self.path == "/v1/unload_lora_adapter":
+            if adapters.paths.pop(name, None) is None:
+                self.reply_error(404, f"The lora adapter '{name}' cannot be found.")
+            else:
+                self.reply(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), "text/plain")
+        elif name in adapters.paths:
+            self.reply_error(400, f"The lora adapter '{name}' has already been loaded.")
+        elif fault := adapters.fault_of(name, body["lora_path"]):
+            self.reply_error(500, fault)
+        else:
+            adapters.paths[name] = body["lora_path"]
+            self.reply(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), "text/plain")
+
+    def reply_error(self, status: int, message: str) -> None:
+        error = {"message": message, "type": "InvalidUserInput", "param": None, "code": status}
+        self.reply(status, json.dumps({"error": error}).encode())
 
     def stream(self, words: list[str]) -> None:
         self.send_response(200)
@@ -192,6 +257,8 @@ def main(arguments: list[str]) -> None:
     with Server(option(arguments, "--uds"), Handler) as server:
         server.model = option(arguments, "--served-model-name")
         server.settings = settings
+        if "--enable-lora" in arguments and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "True":
+            server.adapters = Adapters(settings, int(option(arguments, "--max-lora-rank")))
         server.serve_forever()
 
 

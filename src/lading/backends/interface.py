@@ -64,10 +64,32 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A number that an engine is told, and who asked for it."""
+
+    value: int
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoraRoom:
+    """What an engine keeps room for: adapters up to a rank, so many on the GPU and in RAM. None: its own default.
+
+    ``is_open``: they are loaded and unloaded while it runs.
+    """
+
+    rank: Limit | None = None
+    slots: Limit | None = None
+    host_slots: Limit | None = None
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """All that a member needs to write a command.
 
     ``gpu_share`` is how much of each whole GPU the engine may take, however it counts itself; None: its own default.
+    ``lora`` is the room for LoRA adapters; None: nothing was said of it.
     """
 
     installation: Installation
@@ -78,6 +100,7 @@ class Launch:
     user_arguments: tuple[Argument, ...]
     endpoint: Endpoint
     gpu_share: float | None = None
+    lora: LoraRoom | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +139,15 @@ class UserFlags:
 
 @dataclass(frozen=True, slots=True)
 class LoraApi:
-    """The paths by which a running engine loads and unloads LoRA adapters, and the variables that open them."""
+    """The paths by which a running engine loads and unloads LoRA adapters, and the variables that open them.
+
+    ``host_slots`` is how many it shall keep in RAM where nobody said it; None: it keeps all.
+    """
 
     load: str
     unload: str
     environ: Mapping[str, str] = field(default_factory=dict)
+    host_slots: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from lading.backends.arguments import Flag, last_values, scan, without
 from lading.backends.interface import Argument, Launch
+from lading.backends.spelling import spell
 from lading.errors import UsageError
 
 T = TypeVar("T")
@@ -39,6 +40,20 @@ def joined(
         if kept := without(argument.tokens, flags, owned):
             arguments.append(Argument(kept, argument.origin))
     return tuple(arguments)
+
+
+def lora_arguments(launch: Launch) -> Iterator[Argument]:
+    """The flags for the room that LoRA adapters need; those that this version does not have are left out."""
+    room = launch.lora
+    for what, limit in (
+        ("lora_rank", room and room.rank),
+        ("lora_slots", room and room.slots),
+        ("lora_host_slots", room and room.host_slots),
+    ):
+        if limit:
+            tokens = spell(launch.fit.profile.backend, launch.installation.version, what, limit.value)
+            if tokens:
+                yield Argument(tokens, limit.origin)
 
 
 def tokens_of(arguments: Iterable[Argument]) -> tuple[str, ...]:

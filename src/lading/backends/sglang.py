@@ -29,7 +29,7 @@ from lading.backends.interface import (
     UserFlags,
     free_port,
 )
-from lading.backends.launching import engine_environ, is_debug, joined, read_value, tokens_of
+from lading.backends.launching import engine_environ, is_debug, joined, lora_arguments, read_value, tokens_of
 from lading.backends.spelling import spell
 from lading.errors import UsageError
 from lading.events import Phase
@@ -48,6 +48,7 @@ FLAGS = (
     Flag("--api-key", prefixes=False),
     Flag("--lora-paths", Values.MANY),
     Flag("--lora-target-modules", Values.MANY),
+    Flag("--max-loaded-loras"),
     Flag("--enable-metrics", Values.NONE, prefixes=False),
     Flag("--log-level", prefixes=False),
     Flag("--model-impl", prefixes=False),
@@ -156,6 +157,7 @@ def _defaults(launch: Launch, environ: Mapping[str, str]) -> Iterator[Argument]:
         yield Argument(asked("pipeline_parallel", profile.pp), by_profile)
     if profile.lora:
         yield from (Argument(tokens, by_profile) for tokens in _lora(launch))
+        yield from lora_arguments(launch)
     if profile.online:
         yield Argument(asked("quantization", profile.precision), by_profile)
     if launch.gpu_share is not None:
@@ -169,7 +171,9 @@ def _lora(launch: Launch) -> Iterator[tuple[str, ...]]:
     version = launch.installation.version
     wanted = [("lora", "")]
     if last_values(tokens_of(launch.user_arguments), FLAGS, "--lora-paths") is None:
-        wanted += [("lora_rank", str(DEFAULT_RANK)), ("lora_modules", "all")]
+        if launch.lora is None or launch.lora.rank is None:
+            wanted += [("lora_rank", str(DEFAULT_RANK))]
+        wanted += [("lora_modules", "all")]
     for what, value in wanted:
         if tokens := spell("sglang", version, what, value):
             yield tokens

@@ -29,7 +29,7 @@ from lading.backends.interface import (
     UserFlags,
     free_port,
 )
-from lading.backends.launching import engine_environ, is_debug, joined, read_value, tokens_of
+from lading.backends.launching import engine_environ, is_debug, joined, lora_arguments, read_value, tokens_of
 from lading.backends.spelling import spell
 from lading.errors import UsageError
 from lading.events import Phase
@@ -44,6 +44,7 @@ FLAGS = (
     Flag("--model-impl"),
     Flag("--hf-overrides"),
     Flag("--trust-remote-code", Values.NONE),
+    Flag("--max-cpu-loras", prefixes=False),
 )
 OWNED = ("--model", "--host", "--port", "--uds", "--served-model-name")
 _OTHER_WAYS = ("--model-impl", "--hf-overrides", "--trust-remote-code")
@@ -59,7 +60,7 @@ class VllmBackend:
     name = "vllm"
     flags = FLAGS
     lora_api: LoraApi | None = LoraApi(
-        "/v1/load_lora_adapter", "/v1/unload_lora_adapter", {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+        "/v1/load_lora_adapter", "/v1/unload_lora_adapter", {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}, host_slots=16
     )
     has_many_names = True
 
@@ -149,6 +150,7 @@ def _defaults(launch: Launch) -> list[Argument]:
     ]
     if profile.lora:
         arguments.append(Argument(("--enable-lora",), f"profile {profile.name}"))
+        arguments.extend(lora_arguments(launch))
     if profile.online:
         arguments.append(Argument(("--quantization", profile.precision), f"profile {profile.name}"))
     if launch.gpu_share is not None and launch.installation.device is Device.CUDA:
@@ -171,6 +173,8 @@ def _environment(launch: Launch, environ: Mapping[str, str]) -> dict[str, str]:
     """Its own sockets, which it leaves behind, go where the one for us is."""
     socket_path = launch.endpoint.socket_path
     defaults = {"VLLM_NO_USAGE_STATS": "1"}
+    if launch.lora and launch.lora.is_open and VllmBackend.lora_api:
+        defaults |= VllmBackend.lora_api.environ
     if socket_path and len(str(socket_path.parent)) + _SOCKET_NAME < _MAX_SOCKET_PATH:
         defaults["VLLM_RPC_BASE_PATH"] = str(socket_path.parent)
     if is_debug(environ):

@@ -27,17 +27,18 @@ from lading.cli.serve_arguments import ServeArguments
 from lading.cli.transfer_settings import transfer_options
 from lading.errors import UsageError
 from lading.events import Report
+from lading.model.lora import rank_room
 from lading.plan import Globs
 from lading.settings import Settings
 from lading.settings_table import DEFAULT_CACHE_PATH
 from lading.uri import Scheme
 
 if TYPE_CHECKING:
-    from lading.asked import Reread
+    from lading.adapters.request import LoraRequest
     from lading.cache.root import CacheRoot
     from lading.candidates import Surroundings
     from lading.hardware.inventory import Device, Inventory
-    from lading.profiles.fit import Wish
+    from lading.profiles.fit import Reread, Wish
     from lading.recall import Refresh
     from lading.resolve import Machine
     from lading.serve import ServeRequest
@@ -216,6 +217,21 @@ def _serve_request(arguments: ServeArguments, session: Session, engine: SpokenEn
         verify_checksums=OwnFlag.VERIFY in arguments.flags,
         may_download=not settings.disable_download,
         prefetch=settings.prefetch,
+        lora=_lora_request(settings),
+    )
+
+
+def _lora_request(settings: Settings) -> LoraRequest:
+    """What the settings ask of LoRA adapters; an interval of 0 means that they are not watched."""
+    from lading.adapters.request import LoraRequest, parse_sources
+
+    return LoraRequest(
+        sources=parse_sources(settings.peft_source),
+        refresh_seconds=settings.peft_refresh_seconds or None,
+        api_seconds=settings.peft_api_seconds,
+        max_rank=settings.max_lora_rank,
+        gpu_loras=settings.max_gpu_loras,
+        cpu_loras=settings.max_cpu_loras,
     )
 
 
@@ -232,8 +248,13 @@ def rereading(asked: Sequence[Argument], engine: SpokenEngine, session: Session)
 def whole_wish(flags: Wish, session: Session) -> Wish:
     """What flags ask for, with the profile that the settings name and what the environment lets engines do."""
     stretched = flags.any_length or any(session.environ.get(name, "") in _TRUE for name in _ANY_LENGTH)
-    options = replace(flags.options, gpu_share=session.settings.gpu_mem_fraction)
-    return replace(flags, profile=session.settings.model_profile, any_length=stretched, options=options)
+    settings, options = session.settings, replace(flags.options, gpu_share=session.settings.gpu_mem_fraction)
+    lora = flags.lora or bool(settings.peft_source.strip())
+    if lora:
+        rank = settings.max_lora_rank and rank_room(settings.max_lora_rank)
+        slots = options.max_loras or settings.max_gpu_loras
+        options = replace(options, max_lora_rank=options.max_lora_rank or rank, max_loras=slots)
+    return replace(flags, profile=settings.model_profile, lora=lora, any_length=stretched, options=options)
 
 
 def refresh_of(settings: Settings, *, demanded: bool) -> Refresh:

@@ -26,8 +26,8 @@ from lading.errors import Stopped, UsageError
 from lading.events import Note
 
 if TYPE_CHECKING:
-    from lading.asked import Reread
     from lading.download import DownloadRequest
+    from lading.profiles.fit import Reread
 
 
 _CACHE_IN_STORE = ".lading-cache"

@@ -27,8 +27,8 @@ from lading.hardware.inventory import Device
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lading.asked import Reread
     from lading.candidates import Candidates, Named
+    from lading.profiles.fit import Reread
     from lading.resolve import Machine
 
 

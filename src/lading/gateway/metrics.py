@@ -48,7 +48,8 @@ class Family:
 
 def page(snapshot: StatusSnapshot, traffic: Traffic, engine_up: bool | None, engine_block: bytes) -> bytes:
     """The whole text. ``engine_up`` is None while no engine is expected to answer."""
-    own = [*_startup(snapshot), *_download(snapshot), *_profile(snapshot), *_memory(snapshot), *_http(traffic)]
+    own = [*_startup(snapshot), *_download(snapshot), *_profile(snapshot), *_memory(snapshot)]
+    own += [*_adapters(snapshot), *_http(traffic)]
     if engine_up is not None:
         own.append(_gauge("engine_metrics_up", "Whether the engine's own metrics follow below.", engine_up))
     return "".join(map(str, own)).encode() + engine_block
@@ -113,6 +114,16 @@ def _memory(snapshot: StatusSnapshot) -> Iterator[Family]:
             yield _family(f"memory_{name}_bytes", "gauge", f"Memory of a rank by what holds it, as {what}.", in_bytes)
         if tokens:
             yield _family(f"kv_pool_{name}_tokens", "gauge", f"Tokens that the KV pool holds, as {what}.", tokens)
+
+
+def _adapters(snapshot: StatusSnapshot) -> Iterator[Family]:
+    if found := snapshot.adapters:
+        states = (("loaded", len(found.loaded)), ("skipped", found.skipped))
+        samples = (Sample(count, (("state", state),)) for state, count in states)
+        yield _family("lora_adapters", "gauge", "LoRA adapters that were found, by what became of them.", samples)
+        named = [Sample(1, (("name", name),)) for name in found.loaded]
+        if named:
+            yield _family("lora_adapter_info", "gauge", "1 for each LoRA adapter that is loaded.", named)
 
 
 def _http(traffic: Traffic) -> Iterator[Family]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lading.events import (
+    AdaptersChanged,
     BytesFetched,
     Event,
     OthersProgress,
@@ -55,6 +56,7 @@ class StatusSnapshot:
 
     ``phase_seconds`` holds every phase entered so far, the current one up to now. ``downloaded_bytes`` and
     ``retries`` only grow (bytes thrown away stay counted); ``download`` is the latest transfer, None before the first.
+    ``adapters`` are the LoRA adapters, None where there are none to load.
     """
 
     phase: Phase
@@ -66,6 +68,7 @@ class StatusSnapshot:
     cache_hit_bytes: int
     retries: int
     info: ServiceInfo
+    adapters: AdaptersChanged | None = None
 
     @property
     def ready(self) -> bool:
@@ -89,6 +92,7 @@ class ServiceStatus:
         self._cache_hit_bytes = 0
         self._retries = 0
         self._info = ServiceInfo()
+        self._adapters: AdaptersChanged | None = None
 
     @property
     def ready(self) -> bool:
@@ -120,6 +124,7 @@ class ServiceStatus:
                 cache_hit_bytes=self._cache_hit_bytes,
                 retries=self._retries,
                 info=self._info,
+                adapters=self._adapters,
             )
 
     def _fold(self, event: Event, now: float) -> None:
@@ -145,6 +150,8 @@ class ServiceStatus:
                 self._meter.finish()
             case RetryScheduled():
                 self._retries += 1
+            case AdaptersChanged():
+                self._adapters = event
             case _:
                 pass
 

@@ -6,7 +6,7 @@ Nothing is filtered away: every profile gets its :class:`Fit`, and listings, err
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
@@ -53,6 +53,10 @@ class Wish:
     any_architecture: bool = False  # the engine was told how to run what it does not list
     any_length: bool = False  # the engine was told to stretch the model's own length, or not to mind it
     options: EngineOptions = field(default_factory=EngineOptions)
+
+
+Reread = Callable[[Sequence[str]], Wish]
+"""Makes a wish of flags that count less than all that the user asked for, and of that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class EngineProbe:
 
     def _status(self, method: str, path: str, body: dict[str, Any] | None, timeout_seconds: float) -> int | None:
         """The status of one request; None when nobody listens, or not long enough."""
-        connection = _EngineConnection(self._endpoint, timeout_seconds)
+        connection = EngineConnection(self._endpoint, timeout_seconds)
         try:
             headers = self._headers | ({"Content-Type": "application/json"} if body else {})
             connection.request(method, path, json.dumps(body) if body else None, headers)
@@ -55,7 +55,7 @@ class EngineProbe:
             connection.close()
 
 
-class _EngineConnection(http.client.HTTPConnection):
+class EngineConnection(http.client.HTTPConnection):
     """HTTP to an engine's endpoint, by Unix socket or loopback."""
 
     def __init__(self, endpoint: Endpoint, timeout_seconds: float) -> None:
