@@ -39,6 +39,7 @@ COMMANDS = (
     ("inventory",),
     ("engine",),
     ("engine", "install"),
+    ("api-key",),
 )
 NOTE = "<!-- written by `make docs`; do not edit -->"
 

@@ -39,6 +39,7 @@ from lading.calibrate import keep, listening, told
 from lading.candidates import Named, Scope, Surroundings, consider
 from lading.errors import EngineFailed, Stopped
 from lading.events import Event, Note, Phase, PhaseChanged, Report, both
+from lading.gateway.access import Access
 from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceInfo, ServiceStatus
 from lading.manifests.write import manifest_yaml
@@ -74,8 +75,8 @@ class ServeRequest:
     served_names: tuple[str, ...]
     wish: Wish
     user_arguments: tuple[Argument, ...]
-    host: str
-    port: int
+    access: Access
+    drain_seconds: float
     stop_seconds: float
     refresh: Refresh = Refresh.NEVER
     globs: Globs = field(default_factory=Globs)
@@ -246,9 +247,11 @@ async def serve(request: ServeRequest, world: Surroundings) -> int:
     """
     status = ServiceStatus()
     report = both(world.report, status.report)
-    gateway = Gateway(request.host, request.port, status, version=__version__)
+    gateway = Gateway(request.access, status, version=__version__, report=report)
     port = await gateway.start()
-    report(Note(f"listening on http://{request.host}:{port}"))
+    report(Note(f"listening on {request.access.url(port)}"))
+    if gateway.health_port is not None:
+        report(Note(f"health and metrics on port {gateway.health_port} too, over plain HTTP"))
     signals = _Signals()
     runtime = Path(tempfile.mkdtemp(prefix="lading-"))
     try:
@@ -264,7 +267,7 @@ async def serve(request: ServeRequest, world: Surroundings) -> int:
                 if keeper:
                     await _in_thread(partial(keeper.prepare, signals.cancelled), signals)
                 supervisor = _supervisor(plan, directory, endpoint, world.environ, calibrating, keeper)
-                signals.pass_on(supervisor.stop, supervisor.kill)
+                signals.pass_on(_stopping(gateway, supervisor, request.drain_seconds, report), supervisor.kill)
                 with reading_ahead(directory, plan.prefetch_bytes, report):
                     outcome = await supervisor.run()
             return _exit_code(outcome, plan.backend, signals)
@@ -301,6 +304,27 @@ def _supervisor(
     )
 
 
+def _stopping(gateway: Gateway, supervisor: Supervisor, seconds: float, report: Report) -> Callable[[], None]:
+    """What the first signal does: a model that answers ends its requests first, then the engine is told."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def drain() -> None:
+        under_way = gateway.requests_under_way
+        report(PhaseChanged(Phase.STOPPING, f"requests under way: {under_way}" if under_way else ""))
+        try:
+            await gateway.drain(seconds)
+        finally:
+            supervisor.stop()
+
+    def stop() -> None:
+        if supervisor.state is State.READY:
+            tasks.add(asyncio.create_task(drain()))
+        else:
+            supervisor.stop()
+
+    return stop
+
+
 def _inviting(report: Report, request: ServeRequest, port: int) -> Report:
     """``report``, which adds a request to try once the model answers."""
 
@@ -308,7 +332,7 @@ def _inviting(report: Report, request: ServeRequest, port: int) -> Report:
         report(event)
         if isinstance(event, PhaseChanged) and event.phase is Phase.READY:
             body = {"model": request.served_names[0], "messages": [{"role": "user", "content": "What is Lading?"}]}
-            url = f"http://localhost:{port}/v1/chat/completions"
+            url = f"{request.access.url(port, 'localhost')}/v1/chat/completions"
             report(Note(f"try: curl {url} -H 'Content-Type: application/json' -d '{json.dumps(body)}'"))
 
     return invite

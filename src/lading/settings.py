@@ -30,6 +30,18 @@ class Settings:
     server_port: int
     backend: str | None
     host: str
+    health_port: int | None
+    ssl_mode: str
+    ssl_key_path: Path | None
+    ssl_certs_path: Path | None
+    ssl_ca_certs_path: Path | None
+    api_keys_file: Path | None
+    max_body_bytes: int
+    cors_allow_origins: str
+    cors_allow_methods: str
+    cors_allow_headers: str
+    cors_expose_headers: str
+    cors_max_age: int
     cache_path: Path | None
     cache_probe_seconds: float
     data_path: Path | None
@@ -53,6 +65,7 @@ class Settings:
     max_lora_rank: int | None
     max_gpu_loras: int | None
     max_cpu_loras: int | None
+    drain_seconds: float
     stop_seconds: float
     include: str
     exclude: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lading.units import parse_bytes
@@ -10,6 +11,9 @@ ADDRESSING_STYLES = ("auto", "virtual", "path")
 REFRESHES = ("never", "check", "always")
 ENGINES = ("vllm", "sglang", "tensorrt_llm")
 _ENGINE_ALIASES = {"trtllm": "tensorrt_llm", "tensorrt-llm": "tensorrt_llm", "trt-llm": "tensorrt_llm"}
+SSL_MODES = ("DISABLED", "TLS", "MTLS")
+_BODY_SIZE = re.compile(r"(\d+)([kmg]?)", re.IGNORECASE)
+_SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30}
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -67,6 +71,30 @@ def engine(text: str) -> str:
     if name not in ENGINES:
         raise ValueError(text)
     return name
+
+
+def ssl_mode(text: str) -> str:
+    """How a port is secured."""
+    mode = text.strip().upper()
+    if mode not in SSL_MODES:
+        raise ValueError(text)
+    return mode
+
+
+def field_text(text: str) -> str:
+    """What may stand in a header field: printable ASCII."""
+    value = text.strip()
+    if not value.isascii() or not value.isprintable():
+        raise ValueError(text)
+    return value
+
+
+def body_size(text: str) -> int:
+    """Bytes as nginx writes them: ``500M`` is 500 times 2²⁰, 0 is no limit."""
+    found = _BODY_SIZE.fullmatch(text.strip())
+    if not found:
+        raise ValueError(text)
+    return int(found[1]) << _SHIFTS[found[2].lower()]
 
 
 def share(text: str) -> float:

@@ -7,13 +7,15 @@ import functools
 import importlib
 import importlib.util
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from lading.events import Phase, PhaseChanged
+from lading.events import Event, Note, Phase, PhaseChanged
+from lading.gateway.access import Access
 from lading.gateway.context import Limits
 from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceStatus
@@ -21,6 +23,7 @@ from tests.simulators.engine_http import EngineSimulator
 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 PATIENCE_SECONDS = 20.0
+PLAIN = Access("127.0.0.1", 0)
 
 P = ParamSpec("P")
 
@@ -35,7 +38,7 @@ def scenario(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.get_loop().set_exception_handler(lambda _loop, context: stray.append(context))
             runner.run(_patiently(test(*args, **kwargs)))
-        assert not stray
+        assert not stray, stray
 
     return wrapper
 
@@ -132,27 +135,37 @@ class Service:
     engine: EngineSimulator
     port: int
     clients: list[RawClient]
+    events: list[Event]
 
-    async def client(self) -> RawClient:
-        client = RawClient(*await asyncio.open_connection("127.0.0.1", self.port))
+    @property
+    def warnings(self) -> list[str]:
+        return [each.text for each in self.events if isinstance(each, Note) and each.level == "WARNING"]
+
+    async def client(self, tls: ssl.SSLContext | None = None, port: int | None = None) -> RawClient:
+        client = RawClient(*await asyncio.open_connection("127.0.0.1", port or self.port, ssl=tls))
         self.clients.append(client)
         return client
 
 
 @asynccontextmanager
 async def service(
-    *, socket_path: Path | None = None, limits: Limits | None = None, phase: Phase = Phase.READY
+    *,
+    socket_path: Path | None = None,
+    limits: Limits | None = None,
+    phase: Phase = Phase.READY,
+    access: Access = PLAIN,
 ) -> AsyncIterator[Service]:
     """A gateway on a free port with an engine attached; both are gone afterwards."""
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(EngineSimulator(socket_path))
         status = ServiceStatus()
         status.report(PhaseChanged(phase))
-        gateway = Gateway("127.0.0.1", 0, status, version="1.2.3", limits=limits)
+        events: list[Event] = []
+        gateway = Gateway(access, status, version="1.2.3", limits=limits, report=events.append)
         port = await gateway.start()
         stack.push_async_callback(gateway.close)
         gateway.attach_engine(engine.endpoint)
-        running = Service(gateway, status, engine, port, [])
+        running = Service(gateway, status, engine, port, [], events)
         try:
             yield running
         finally:

@@ -12,6 +12,7 @@ import pytest
 from lading.backends.interface import Endpoint
 from lading.errors import MachineError, PortInUse
 from lading.events import Phase, PhaseChanged
+from lading.gateway.access import Access
 from lading.gateway.context import Limits
 from lading.gateway.fetch import FetchFailed, fetch
 from lading.gateway.server import Gateway, _bind_error
@@ -36,7 +37,7 @@ async def live(host: str, port: int) -> int:
 async def test_a_port_in_use_names_the_setting(loop: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        gateway = Gateway("127.0.0.1", port, ServiceStatus(), version="1")
+        gateway = Gateway(Access("127.0.0.1", port), ServiceStatus(), version="1")
         with pytest.raises(PortInUse) as caught:
             await gateway.start()
         assert str(port) in str(caught.value)
@@ -49,7 +50,7 @@ async def test_a_port_in_use_names_the_setting(loop: str) -> None:
 @scenario
 async def test_an_address_that_is_not_ours_names_the_setting(host: str) -> None:
     with pytest.raises(MachineError) as caught:
-        await Gateway(host, 0, ServiceStatus(), version="1").start()
+        await Gateway(Access(host, 0), ServiceStatus(), version="1").start()
     assert "LADING_HOST" in (caught.value.remedy or "")
 
 
@@ -63,7 +64,7 @@ def test_a_port_that_needs_privileges_names_the_setting(number: int) -> None:
 @every_loop
 @scenario
 async def test_the_ipv6_wildcard_takes_ipv4_too(loop: str) -> None:
-    gateway = Gateway("::", 0, ServiceStatus(), version="1")
+    gateway = Gateway(Access("::", 0), ServiceStatus(), version="1")
     port = await gateway.start()
     assert await live("127.0.0.1", port) == 200
     if socket.has_dualstack_ipv6():
@@ -73,7 +74,7 @@ async def test_the_ipv6_wildcard_takes_ipv4_too(loop: str) -> None:
 
 @scenario
 async def test_a_host_name_is_resolved() -> None:
-    gateway = Gateway("localhost", 0, ServiceStatus(), version="1")
+    gateway = Gateway(Access("localhost", 0), ServiceStatus(), version="1")
     port = await gateway.start()
     assert await live("localhost", port) == 200
     await gateway.close()
@@ -81,11 +82,11 @@ async def test_a_host_name_is_resolved() -> None:
 
 @scenario
 async def test_a_port_can_be_taken_again_at_once() -> None:
-    first = Gateway("127.0.0.1", 0, ServiceStatus(), version="1")
+    first = Gateway(Access("127.0.0.1", 0), ServiceStatus(), version="1")
     port = await first.start()
     assert await live("127.0.0.1", port) == 200
     await first.close()
-    second = Gateway("127.0.0.1", port, ServiceStatus(), version="1")
+    second = Gateway(Access("127.0.0.1", port), ServiceStatus(), version="1")
     assert await second.start() == port
     await second.close()
 
@@ -134,7 +135,7 @@ async def test_replies_while_closing_announce_the_end() -> None:
 
 @scenario
 async def test_closing_twice_or_before_the_start_does_nothing() -> None:
-    gateway = Gateway("127.0.0.1", 0, ServiceStatus(), version="1")
+    gateway = Gateway(Access("127.0.0.1", 0), ServiceStatus(), version="1")
     await gateway.close()
     await gateway.start()
     await gateway.close()

@@ -153,6 +153,8 @@ class _Behaviour:
             "/v1/two-replies": self.two_replies,
             "/v1/last": self.last,
             "/v1/early-hints": self.early_hints,
+            "/v1/own-cors": self.own_cors,
+            "/v1/half-head": self.half_head,
         }
 
     async def run(self) -> None:
@@ -275,7 +277,7 @@ class _Behaviour:
 
     async def upgrade(self, request: Received) -> None:
         await self.send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nhello ")
-        while data := await self.reader.read(65536):
+        while (data := await self.reader.read(65536)) and data != b"close":
             await self.send(data)
         await self.send(b" goodbye")
         self.open = False
@@ -309,3 +311,11 @@ class _Behaviour:
     async def early_hints(self, request: Received) -> None:
         await self.send(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
         await self.reply(b"after hints")
+
+    async def own_cors(self, request: Received) -> None:
+        own = b"Access-Control-Allow-Origin: https://engine.test\r\nx-engine: simulator\r\n"
+        await self.reply(b"cors", more=own)
+
+    async def half_head(self, request: Received) -> None:
+        await self.send(b"HTTP/1.1 200 OK\r\nx-engine: sim")
+        self.open = False

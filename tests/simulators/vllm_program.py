@@ -4,7 +4,8 @@
 variable ``STAND_IN`` (JSON): ``start_seconds``, ``crash`` (text to print before ending with ``exit_code``), ``ignore_term``,
 ``fork`` (leave a child in a session of its own), ``healthy_only`` (health says yes, no token comes), ``no_completions`` (a
 model of another kind), ``api_key`` (asked for below ``/v1``), ``pid_file``, ``lines`` (to be printed while it starts),
-``refused_adapters`` (names that it cannot load), ``adapter_seconds`` (how long loading and unloading take).
+``refused_adapters`` (names that it cannot load), ``adapter_seconds`` (how long loading and unloading take), ``gate`` (a
+path: streams go on after their first event when it is there).
 """
 
 from __future__ import annotations
@@ -185,10 +186,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
+        gate = self.server.settings.get("gate")
         for event in [*({"choices": [{"delta": {"content": word}}]} for word in words), "[DONE]"]:
             data = f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n".encode()
             self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
             self.wfile.flush()
+            while gate and not Path(gate).exists():
+                time.sleep(0.01)
         self.wfile.write(b"0\r\n\r\n")
 
     def reply_json(self, value: Any) -> None:

@@ -20,6 +20,7 @@ from lading.backends.interface import Argument, Installation
 from lading.backends.json_arguments import merge_objects
 from lading.backends.members import BACKENDS
 from lading.cli.engine_choice import SpokenEngine, of_one_family, require_asked
+from lading.cli.gateway_settings import access_of
 from lading.cli.named import model_named, served_names, what_is_named
 from lading.cli.own_flags import OwnFlag
 from lading.cli.portable_knobs import knob_arguments
@@ -205,8 +206,8 @@ def _serve_request(arguments: ServeArguments, session: Session, engine: SpokenEn
         served_names=names,
         wish=whole_wish(flags.wish, session),
         user_arguments=asked,
-        host=flags.host or settings.host,
-        port=settings.server_port if flags.port is None else flags.port,
+        access=access_of(settings, flags.host, flags.port),
+        drain_seconds=settings.drain_seconds,
         stop_seconds=settings.stop_seconds,
         refresh=refresh_of(settings, demanded=OwnFlag.REFRESH in arguments.flags),
         globs=globs_of(settings),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from lading.cli.engine_flags import SplitFlags, split_engine_flags
 from lading.cli.parser import (
+    API_KEY,
     BUNDLE,
     CACHE,
     DOCTOR,
@@ -58,6 +59,7 @@ _COMMANDS = (
     BUNDLE,
     INVENTORY,
     ENGINE,
+    API_KEY,
     SETTINGS,
 )
 _NAMING = ("NIM_MODEL_PATH", "NIM_MODEL_NAME", "NIM_MANIFEST_PATH")
@@ -230,6 +232,10 @@ def _run_with(options: argparse.Namespace, session: Session) -> int:
             return commands.doctor(options.model, as_json=options.format == "json", session=session)
         case "engine":
             return _engine(options, session)
+        case "api-key":
+            from lading.cli import key_commands
+
+            return key_commands.api_key(options.name, from_input=options.stdin)
         case "settings":
             return commands.show_settings()
         case name:

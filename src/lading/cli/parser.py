@@ -19,6 +19,7 @@ BUNDLE = "bundle"
 DOCTOR = "doctor"
 ENGINE = "engine"
 INVENTORY = "inventory"
+API_KEY = "api-key"
 SETTINGS = "settings"
 
 
@@ -57,6 +58,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_bundle(commands)
     _add_inventory(commands)
     _add_engine(commands)
+    _add_api_key(commands)
     commands.add_parser(SETTINGS, help="list every setting that is read from the environment")
     return parser
 
@@ -254,6 +256,19 @@ def _add_inventory(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     inventory.add_argument("--gpus", metavar="GPUS", help=_GPUS_HELP)
     inventory.add_argument("--json", action="store_true", help="print one JSON object, to be given to --gpus later")
     inventory.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_api_key(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        API_KEY,
+        help="make an API key for a client of the gateway",
+        allow_abbrev=False,
+        epilog="The line for LADING_API_KEYS_FILE goes to standard output, the key itself, once, to standard error: "
+        "`lading api-key alice >> keys`.",
+    )
+    parser.add_argument("name", metavar="NAME", help="whose key it is: what metrics call it")
+    parser.add_argument("--stdin", action="store_true", help="read an existing key from standard input instead")
+    parser.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
 
 
 def _add_engine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -67,7 +67,7 @@ def render_service_plan(plan: ServicePlan, environ: Mapping[str, str]) -> str:
         ("engine", f"{plan.installation.backend} {plan.installation.version} on the {plan.installation.device}"),
         ("cache", str(plan.cache.path) if plan.cache else "not used"),
         ("transfer", _transfer(plan)),
-        ("gateway", f"http://{plan.request.host}:{plan.request.port}"),
+        ("gateway", plan.request.access.url(plan.request.access.port)),
         ("engine at", str(endpoint)),
         ("command", shlex.join(command.head)),
     ]

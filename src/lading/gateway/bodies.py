@@ -38,9 +38,14 @@ class Body(Protocol):
         """
 
 
-def open_body(head: RequestHead) -> Body:
-    """The body that ``head`` announces."""
-    return ChunkedBody(head.raw) if head.chunked else LengthBody(head.content_length)
+def open_body(head: RequestHead, limit_bytes: int | None = None) -> Body:
+    """The body that ``head`` announces; one in chunks may not grow beyond the limit."""
+    return ChunkedBody(head.raw, limit_bytes) if head.chunked else LengthBody(head.content_length)
+
+
+def too_large(limit_bytes: int) -> str:
+    """Why a body is refused."""
+    return f"the request body is larger than {limit_bytes} bytes (NIM_PROXY_CLIENT_MAX_BODY_SIZE)"
 
 
 class LengthBody:
@@ -79,7 +84,9 @@ class _Expect(Enum):
 class ChunkedBody:
     """A body in chunks. Made with its head, from which llhttp learns that chunks follow."""
 
-    def __init__(self, raw_head: bytes) -> None:
+    def __init__(self, raw_head: bytes, limit_bytes: int | None = None) -> None:
+        self._limit_bytes = limit_bytes
+        self._announced_bytes = 0
         self._expect = _Expect.SIZE
         self._data_left = 0
         self._line = bytearray()
@@ -146,6 +153,9 @@ class ChunkedBody:
         if not found:
             raise BadRequest(400, "a chunk size is malformed")
         self._data_left = int(found[1], 16)
+        self._announced_bytes += self._data_left
+        if self._limit_bytes is not None and self._announced_bytes > self._limit_bytes:
+            raise BadRequest(413, too_large(self._limit_bytes))
         self._expect = _Expect.DATA if self._data_left else _Expect.TRAILER
 
     def _read_trailer(self, line: bytes) -> None:

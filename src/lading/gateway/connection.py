@@ -19,14 +19,18 @@ import math
 import socket
 import struct
 import time
+from dataclasses import replace
 from enum import Enum, auto
+from functools import partial
 
 from lading.backends.interface import Endpoint
+from lading.gateway.admission import Admitted
+from lading.gateway.asgi import call
 from lading.gateway.bodies import Body, open_body
 from lading.gateway.context import Context
 from lading.gateway.heads import BadRequest, HeadBuffer, RequestHead, parse_head
 from lading.gateway.management import MANAGEMENT_PATHS
-from lading.gateway.replies import LocalReply, refusal
+from lading.gateway.replies import LocalReply, as_answer, refusal
 from lading.gateway.splice import EngineExchange, Exchange, Hold, LocalExchange
 from lading.gateway.upstream import Upstream, end_output
 
@@ -55,6 +59,7 @@ class ClientConnection(asyncio.Protocol):
         self._state = _State.HEAD
         self._heads = HeadBuffer(context.limits.head_bytes)
         self._head: RequestHead | None = None
+        self._key_name: str | None = None
         self._body: Body | None = None
         self._exchange: Exchange | None = None
         self._upstream: Upstream | None = None
@@ -62,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         self._client_is_full = False
         self._input_ended = False
         self._output_ended = False
+        self._half_closes = True
         self._transport: asyncio.Transport
         self.deadline = math.inf
 
@@ -70,6 +76,10 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a stream's
         """A client is here."""
         self._transport = transport
+        self._half_closes = transport.can_write_eof()  # not TLS
+        if self._context.closing:  # its handshake took until now
+            self._state = _State.CLOSED
+            transport.abort()
         self._context.add(self)
         self.deadline = time.monotonic() + self._limits.head_seconds
 
@@ -91,13 +101,13 @@ class ClientConnection(asyncio.Protocol):
                 pass
 
     def eof_received(self) -> bool:
-        """The client sends no more; True while it is still to be answered."""
+        """The client sends no more; True while it is still to be answered, which TLS makes impossible."""
         self._input_ended = True
         if self._state is _State.PIPE and self._exchange:
             self._exchange.body_ended()
-            return not self._output_ended
+            return self._half_closes and not self._output_ended
         if isinstance(self._exchange, LocalExchange):
-            return True
+            return self._half_closes
         if self._exchange:
             self._transport.abort()
         return False
@@ -135,7 +145,7 @@ class ClientConnection(asyncio.Protocol):
         """Write a reply of ours and end the exchange."""
         keep = self._may_continue()
         with_body = self._head is None or self._head.method != "HEAD"
-        self.send(reply.encode(with_body=with_body, keep_alive=keep))
+        self.send(self._for_browsers(reply).encode(with_body=with_body, keep_alive=keep))
         self._finish(keep, None, reply.status)
 
     def done(self, *, keep: bool, upstream: Upstream | None = None) -> None:
@@ -161,7 +171,7 @@ class ClientConnection(asyncio.Protocol):
     def send_eof(self) -> None:
         """Pass on the end of the engine's output."""
         self._output_ended = True
-        if self._input_ended:
+        if self._input_ended or not self._half_closes:
             self._transport.close()
         else:
             end_output(self._transport)
@@ -184,10 +194,18 @@ class ClientConnection(asyncio.Protocol):
         """The deadline passed."""
         if self._state is _State.HEAD and len(self._heads):
             self._refuse(BadRequest(408, f"no whole request head within {self._limits.head_seconds:.0f} seconds"))
-        elif self._state is _State.HEAD:
+        elif self._state in (_State.HEAD, _State.LINGER):
             self._close(linger=False)
         else:
             self.abort()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a reply is under way, as far as can be told from here."""
+        in_exchange = self._state in (_State.EXCHANGE, _State.PIPE)
+        # A TLS transport that closes has handed on what it had, and cannot be asked any more.
+        is_asked = self._half_closes or not self._transport.is_closing()
+        return in_exchange or self._client_is_full or (is_asked and self._transport.get_write_buffer_size() > 0)
 
     def retire(self) -> None:
         """Close now if no reply is under way, else after it."""
@@ -213,14 +231,20 @@ class ClientConnection(asyncio.Protocol):
         self._hold_if_full()
 
     def _begin(self, head: RequestHead) -> None:
-        engine = self._engine_for(head)
+        verdict = self._context.admission.admit(head)
+        refused = verdict if isinstance(verdict, LocalReply) else None
+        if isinstance(verdict, Admitted):
+            head, self._key_name = verdict.head, verdict.key_name
+        else:
+            self._key_name = None
+        engine = None if refused else self._engine_for(head)
         if engine and self._input_ended:
             self._close(linger=False)
             return
-        body = open_body(head)
+        body = open_body(head, self._context.admission.body_bytes)
         here = self._take_buffered(body)
         self._head, self._body = head, body
-        self._exchange = self._open_exchange(head, engine)
+        self._exchange = LocalExchange(self, head, as_answer(refused)) if refused else self._open_exchange(head, engine)
         self._state = _State.EXCHANGE
         self.deadline = math.inf
         self._context.traffic.began()
@@ -243,7 +267,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _open_exchange(self, head: RequestHead, engine: Endpoint | None) -> Exchange:
         if engine is None:
-            return LocalExchange(self, head, self._context.app)
+            return LocalExchange(self, head, partial(call, self._context.app, head))
         idle, self._upstream = self._upstream, None
         return EngineExchange(self, head, engine, idle, self._context)
 
@@ -307,7 +331,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _end_exchange(self, status: int | None = None) -> None:
         if self._exchange and self._head:
-            self._context.traffic.ended(self._head.path, self._exchange.status if status is None else status)
+            status = self._exchange.status if status is None else status
+            self._context.traffic.ended(self._head.path, status, self._key_name)
         self._exchange = None
         self.let_go(Hold.CONNECTING)
         self.let_go(Hold.ENGINE_FULL)
@@ -323,8 +348,12 @@ class ClientConnection(asyncio.Protocol):
         self._exchange.abort()
         self._end_exchange(verdict.status)
         if not begun:
-            self.send(refusal(verdict).encode(with_body=True, keep_alive=False))
+            self.send(self._for_browsers(refusal(verdict)).encode(with_body=True, keep_alive=False))
         self._close(linger=not begun)
+
+    def _for_browsers(self, reply: LocalReply) -> LocalReply:
+        fields = self._context.admission.reply_fields(self._head) if self._head else None
+        return replace(reply, headers=(*reply.headers, *fields)) if fields else reply
 
     def _close(self, *, linger: bool) -> None:
         self._heads.rest()
@@ -332,7 +361,8 @@ class ClientConnection(asyncio.Protocol):
         if linger and not self._input_ended:
             self._state = _State.LINGER
             self.deadline = time.monotonic() + self._limits.linger_seconds
-            end_output(self._transport)
+            if self._half_closes:
+                end_output(self._transport)
         else:
             self._state = _State.CLOSED
             self.deadline = time.monotonic() + self._limits.idle_seconds

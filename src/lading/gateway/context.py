@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lading.backends.interface import Endpoint
+from lading.gateway.admission import Admission
 from lading.gateway.asgi import App
 from lading.gateway.status import ServiceStatus
 from lading.gateway.traffic import Traffic
 
 if TYPE_CHECKING:
     from lading.gateway.connection import ClientConnection
+
+_QUIET_SECONDS = 0.05  # how often a gateway that waits for its last replies looks whether they are done
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class Limits:
     engine_metrics_seconds: float = 2.0
     # How often deadlines are looked at.
     sweep_seconds: float = 1.0
+    # How often files are looked at; a change counts when it was seen twice.
+    watch_seconds: float = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +49,7 @@ class Context:
     status: ServiceStatus
     traffic: Traffic
     limits: Limits
+    admission: Admission = field(default_factory=Admission)
     endpoint: Endpoint | None = None
     metrics_path: str = "/metrics"
     closing: bool = False
@@ -58,6 +65,12 @@ class Context:
         self.connections.discard(connection)
         if not self.connections:
             self.emptied.set()
+
+    async def wait_until_quiet(self, seconds: float) -> None:
+        """Return when no reply is under way, or after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while any(each.is_busy for each in self.connections) and (left := deadline - time.monotonic()) > 0:
+            await self.wait_until_empty(min(left, _QUIET_SECONDS))
 
     async def wait_until_empty(self, seconds: float) -> None:
         """Return when no client is left, or after ``seconds``."""

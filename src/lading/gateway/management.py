@@ -49,6 +49,17 @@ def management_app(status: ServiceStatus, version: str, *, metrics: MetricsPage 
     return app
 
 
+def health_app(status: ServiceStatus, version: str, *, metrics: MetricsPage) -> Starlette:
+    """The application of the port for probes: health and metrics; any other path is unknown there."""
+    endpoints = _Endpoints(status, version, metrics)
+    app = Starlette(
+        routes=[Route(path, partial(_ANSWERS[path], endpoints)) for path in sorted(PROBE_PATHS)],
+        exception_handlers={404: _not_found, 405: _method_not_allowed},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
 def explain(snapshot: StatusSnapshot) -> str:
     """One sentence for a person: what the service is doing instead of answering, and how far it is."""
     match snapshot.phase:
@@ -119,6 +130,7 @@ _ANSWERS: Mapping[str, Callable[[_Endpoints, Request], Awaitable[Response]]] = {
     "/metrics": _Endpoints.metrics,
 }
 MANAGEMENT_PATHS = frozenset(_ANSWERS)
+PROBE_PATHS = frozenset(("/v1/health/live", "/v1/health/ready", "/v1/metrics", "/metrics"))
 
 
 def _startup_page(status: ServiceStatus) -> MetricsPage:
@@ -128,6 +140,11 @@ def _startup_page(status: ServiceStatus) -> MetricsPage:
         return page(status.snapshot(), traffic, None, b"")
 
     return metrics
+
+
+async def _not_found(_request: Request, _error: Exception) -> Response:
+    message = "This port answers health and metrics only."
+    return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": 404}}, 404)
 
 
 async def _method_not_allowed(_request: Request, error: Exception) -> Response:

@@ -136,6 +136,14 @@ def _http(traffic: Traffic) -> Iterator[Family]:
             for (route, code), count in sorted(traffic.requests.items())
         ),
     )
+    if traffic.by_key:
+        samples = [
+            Sample(count, (("key", name), ("code", str(code))))
+            for (name, code), count in sorted(traffic.by_key.items())
+        ]
+        yield _family(
+            "http_requests_by_key_total", "counter", "Requests ended, by name of API key and status.", samples
+        )
     yield _gauge("http_in_flight", "Requests whose reply is not complete.", traffic.in_flight)
     counts = list(accumulate(traffic.first_byte))
     bounds = [*(_number(each) for each in FIRST_BYTE_BUCKETS_SECONDS), "+Inf"]

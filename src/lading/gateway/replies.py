@@ -7,10 +7,11 @@ status, the first byte and the end; from that follow keep-alive and the order of
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Any
 
 import httptools
 
@@ -127,6 +128,15 @@ def error_reply(
     error = {"message": message, "type": kind, "code": status} | dict(more or {})
     body = json.dumps({"error": error}).encode()
     return LocalReply(status, ((b"content-type", b"application/json"), *headers), body)
+
+
+def as_answer(reply: LocalReply) -> Callable[[], Coroutine[Any, Any, LocalReply]]:
+    """Someone who answers with ``reply``."""
+
+    async def answer() -> LocalReply:
+        return reply
+
+    return answer
 
 
 def refusal(verdict: BadRequest) -> LocalReply:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from enum import Enum, auto
-from typing import Protocol
+from typing import Any, Protocol
 
 from lading.backends.interface import Endpoint
-from lading.gateway.asgi import App, call
 from lading.gateway.context import Context
+from lading.gateway.cors import HeadEditor
 from lading.gateway.heads import RequestHead
 from lading.gateway.replies import BadReply, LocalReply, ReplyScanner, error_reply
 from lading.gateway.upstream import Upstream, open_upstream
@@ -88,20 +89,23 @@ class Exchange(Protocol):
         """The client is gone, or its request turned out malformed: stop, and say nothing more to it."""
 
 
-class LocalExchange:
-    """A request to the management application. Its body is of no interest."""
+Answer = Callable[[], Coroutine[Any, Any, LocalReply]]
 
-    def __init__(self, client: Client, head: RequestHead, app: App) -> None:
+
+class LocalExchange:
+    """A request that ``answer`` answers here. Its body is of no interest."""
+
+    def __init__(self, client: Client, head: RequestHead, answer: Answer) -> None:
         self.status = 0
         self.reply_begun = False
         self._client = client
         self._head = head
-        self._app = app
+        self._answer = answer
         self._task: asyncio.Task[LocalReply] | None = None
 
     def start(self, _body: bytes) -> None:
-        """Call the application."""
-        self._task = asyncio.get_running_loop().create_task(call(self._app, self._head))
+        """Ask for the answer."""
+        self._task = asyncio.get_running_loop().create_task(self._answer())
         self._task.add_done_callback(self._finish)
 
     def body_received(self, data: bytes) -> None:
@@ -117,7 +121,7 @@ class LocalExchange:
         """Nothing to do."""
 
     def abort(self) -> None:
-        """Stop the application."""
+        """Stop the one who answers."""
         task, self._task = self._task, None
         if task:
             task.cancel()
@@ -153,6 +157,9 @@ class EngineExchange:
         self._connect_seconds = context.limits.connect_seconds
         self._began = time.monotonic()
         self._scanner = ReplyScanner(is_head=head.method == "HEAD", upgrade_offered=head.upgrade)
+        fields = context.admission.reply_fields(head)
+        self._editor = HeadEditor(fields) if fields else None
+        self._engine_spoke = False
         self._upstream: Upstream | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._waiting = bytearray()
@@ -223,16 +230,19 @@ class EngineExchange:
             self._client.send(data)
             return
         was_silent = self._scanner.status == 0
+        self._engine_spoke = True
         try:
             self._scanner.feed(data)
+            passed = self._editor.feed(data) if self._editor else data
         except BadReply as error:
             self.abort()
             self._fail(502, f"the engine's answer could not be passed on: {error}")
             return
         if was_silent and self._scanner.status:
             self._traffic.replied(time.monotonic() - self._began)
-        self.reply_begun = True
-        self._client.send(data)
+        if passed:
+            self.reply_begun = True
+            self._client.send(passed)
         if self._scanner.upgraded:
             self._is_pipe = True
             self._client.switch()
@@ -273,7 +283,9 @@ class EngineExchange:
 
     def _may_retry(self) -> bool:
         has_body = self._head.chunked or self._head.content_length > 0
-        return self._reused and not self.reply_begun and not self._body_sent and (has_body or self._head.is_idempotent)
+        return (
+            self._reused and not self._engine_spoke and not self._body_sent and (has_body or self._head.is_idempotent)
+        )
 
     def _connect(self) -> None:
         self._client.hold(Hold.CONNECTING)

@@ -35,12 +35,14 @@ class Traffic:
     """What :mod:`lading.gateway.metrics` tells of HTTP.
 
     ``requests`` counts ended ones by route and status; the status is :data:`CLIENT_GONE` where the client left before
-    a reply began. ``first_byte`` counts the engine's replies by bucket, the last one open-ended.
+    a reply began. ``by_key`` counts those that came with an API key, by its name and status. ``first_byte`` counts the
+    engine's replies by bucket, the last one open-ended.
     """
 
     def __init__(self, local_routes: frozenset[str]) -> None:
         self._routes = _ENGINE_ROUTES | local_routes
         self.requests: Counter[tuple[str, int]] = Counter()
+        self.by_key: Counter[tuple[str, int]] = Counter()
         self.in_flight = 0
         self.first_byte = [0] * (len(FIRST_BYTE_BUCKETS_SECONDS) + 1)
         self.first_byte_seconds = 0.0
@@ -49,12 +51,14 @@ class Traffic:
         """A request's head was read."""
         self.in_flight += 1
 
-    def ended(self, path: str, status: int) -> None:
+    def ended(self, path: str, status: int, key_name: str | None = None) -> None:
         """A request that had begun ended; ``status`` 0 means that no reply began."""
         self.in_flight -= 1
         # Paths come from clients: only known ones become labels, or a scanner could fill the memory.
         route = path if path in self._routes else OTHER_ROUTE
         self.requests[route, status or CLIENT_GONE] += 1
+        if key_name is not None:
+            self.by_key[key_name, status or CLIENT_GONE] += 1
 
     def refused(self, status: int) -> None:
         """Bytes that are no request were answered with ``status``."""
