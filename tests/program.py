@@ -10,8 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,18 +82,67 @@ class Program:
         return self.process.wait(seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class EngineProcess:
+    """A running engine as the kernel shows it."""
+
+    pid: int
+    argv: tuple[str, ...]
+    environ: Mapping[str, str]
+
+
+def engine_of(program: Program) -> EngineProcess:
+    """The engine's first process: below ``lading``, called with the served model's name."""
+    below = {program.process.pid}
+    while more := {pid for pid, parent in _parents().items() if parent in below} - below:
+        below |= more
+    found = {pid: _words(Path(f"/proc/{pid}/cmdline")) for pid in sorted(below - {program.process.pid})}
+    pid, argv = next((pid, argv) for pid, argv in found.items() if "--served-model-name" in argv)
+    return EngineProcess(pid, argv, dict(each.split("=", 1) for each in _words(Path(f"/proc/{pid}/environ"))))
+
+
+def _parents() -> dict[int, int]:
+    """Every process, and which one started it."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            found[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    return found
+
+
+def _words(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(each.decode(errors="replace") for each in path.read_bytes().split(b"\0") if each)
+    except OSError:
+        return ()
+
+
 DENY_CONNECTIONS = """
-import re, sys
+import os, re, sys
 def deny(event, arguments):
     resolves = event == "socket.getaddrinfo" and not re.fullmatch(r"[0-9.]+", str(arguments[0]))
     if resolves or (event == "socket.connect" and not isinstance(arguments[1], (str, bytes))):
-        raise PermissionError(f"a socket was used: {event} {arguments}")
+        line = f"{os.getpid()} {event} {arguments[0 if resolves else 1]}\\n"
+        descriptor = os.open(__file__ + ".log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, line.encode())
+        os.close(descriptor)
+        raise PermissionError(f"a socket was used: {line}")
 sys.addaudithook(deny)
 """
 
 
+def socket_uses(directory: Path, pid: int | None = None) -> list[str]:
+    """What :func:`without_sockets` refused in ``directory``, all of it or that of one process."""
+    log = directory / "deny" / "sitecustomize.py.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.partition(" ")[2] for line in lines if pid is None or line.startswith(f"{pid} ")]
+
+
 def without_sockets(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` for a Python program that may listen, but may neither connect (but to Unix sockets) nor resolve."""
+    """``environ`` for a Python program that may listen, but may neither connect (but to Unix sockets) nor resolve.
+
+    Each try is refused and written down: code that takes an error for "no network" would hide it.
+    """
     place = directory / "deny"
     place.mkdir(exist_ok=True)
     (place / "sitecustomize.py").write_text(DENY_CONNECTIONS)
@@ -115,11 +164,13 @@ def environment(directory: Path, **changes: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(arguments: list[str], environ: Mapping[str, str], log: Path) -> Iterator[Program]:
-    """``lading`` with ``arguments``; killed at the end if it still runs."""
+def running(
+    arguments: list[str], environ: Mapping[str, str], log: Path, *, launcher: Sequence[str] = ()
+) -> Iterator[Program]:
+    """``lading`` with ``arguments``, become of ``launcher`` where one is given; killed at the end if it still runs."""
     with log.open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lading.cli", *arguments],
+            [*launcher, sys.executable, "-m", "lading.cli", *arguments],
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -135,11 +186,16 @@ def running(arguments: list[str], environ: Mapping[str, str], log: Path) -> Iter
 
 
 def run(
-    arguments: list[str], environ: Mapping[str, str], *, directory: Path | None = None, seconds: float = 100
+    arguments: list[str],
+    environ: Mapping[str, str],
+    *,
+    directory: Path | None = None,
+    seconds: float = 100,
+    launcher: Sequence[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """``lading`` to its end, with what it printed."""
     return subprocess.run(
-        [sys.executable, "-m", "lading.cli", *arguments],
+        [*launcher, sys.executable, "-m", "lading.cli", *arguments],
         env=dict(environ),
         cwd=directory,
         stdin=subprocess.DEVNULL,

@@ -123,6 +123,19 @@ def test_the_listing_has_every_profile_with_its_own_id(environ: dict[str, str]) 
     assert document["profiles"][3]["tags"]["gpu"] == "H100"
 
 
+def test_the_ids_are_listed_where_no_file_can_be_looked_at(environ: dict[str, str]) -> None:
+    found = run(["list-model-profiles"], {**environ, "LADING_OFFLINE": "1"})
+    assert found.returncode == 0, found.stderr
+    _, _, incompatible = found.stdout.partition("- Incompatible with system:")
+    for number in (1, 2, 3):
+        line = next(each for each in incompatible.splitlines() if profile_id(number) in each)
+        assert "[its files cannot be looked at: " in line
+        assert line.endswith("bring that cache here]")
+    document = told({**environ, "LADING_OFFLINE": "1"}, "list-model-profiles")
+    assert {each["verdict"] for each in document["profiles"]} == {"incompatible"}
+    assert "`download-to-cache" in document["profiles"][0]["remedy"]
+
+
 def test_a_listing_by_another_file(environ: dict[str, str], manifest: Path, tmp_path: Path) -> None:
     other = manifest.rename(tmp_path / "other.yaml")
     for flag in ("-m", "--manifest-file", "--manifest"):

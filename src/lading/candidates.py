@@ -7,7 +7,7 @@ reason to stop: its profiles are told with the reason, and the others are chosen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as remembered
 
@@ -15,12 +15,14 @@ from lading.cache.root import CacheRoot
 from lading.errors import LadingError, UsageError
 from lading.events import Note, Report
 from lading.model.listed import ListedProfile, ProfileManifest
+from lading.plan import fetch_command
 from lading.profiles.fit import Fit, Wish, unfit
 from lading.profiles.listed import engine_of, listed_profile
 from lading.profiles.naming import DEFAULT, named
 from lading.profiles.profile import Profile
-from lading.recall import Consultation
+from lading.recall import Consultation, bringing
 from lading.resolve import Listing, Machine, Subject, list_profiles
+from lading.sources.deferred import deferred
 from lading.sources.interface import Source
 from lading.sources.listed import ListedSource
 from lading.uri import ModelUri
@@ -70,22 +72,30 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which profiles of a manifest are looked at: those named, or all of this machine's engines, or ``everything``."""
+    """Which profiles of a manifest are looked at: those named, or all of this machine's engines, or ``everything``.
+
+    ``unseen``: where none can be looked at, they are told with the reason; nothing will be chosen from them.
+    """
 
     names: tuple[str, ...] = ()
     everything: bool = False
+    unseen: bool = False
 
 
 def consider(
     what: Named, wish: Wish, *, machine: Machine, world: Surroundings, how: Consultation, scope: Scope
 ) -> Candidates:
-    """Look at what was named. Raises what looking gives rise to; for a manifest, the first fault where all fail."""
+    """Look at what was named.
+
+    Raises what looking gives rise to; for a manifest, the first fault where all fail, unless ``scope`` takes that.
+    """
     for remark in machine.inventory.remarks:
         how.report(Note(remark))
     if isinstance(what, ModelUri):
-        source = world.source_for(what, how.report)
+        source = deferred(what, lambda: world.source_for(what, how.report))
         cache = None if source.in_place else world.open_cache()
-        listing = list_profiles(Subject(what), wish, source=source, cache=cache, machine=machine, world=how)
+        with bringing(fetch_command(what)):
+            listing = list_profiles(Subject(what), wish, source=source, cache=cache, machine=machine, world=how)
         return Candidates(what, listing.fits, {what: listing}, cache, {})
     cache = world.open_cache()
     connect = remembered(lambda place: world.source_for(place, how.report))
@@ -95,20 +105,26 @@ def consider(
     for model, listed in what.workspaces.items():
         if model in wanted:
             try:
-                listings[model] = list_profiles(
-                    Subject(model, listed),
-                    wish,
-                    source=ListedSource(listed[0].files, connect),
-                    cache=cache,
-                    machine=machine,
-                    world=how,
-                )
+                with bringing(fetch_command(model, str(what), _asked_id(listed, scope))):
+                    listings[model] = list_profiles(
+                        Subject(model, listed),
+                        wish,
+                        source=ListedSource(listed[0].files, connect),
+                        cache=cache,
+                        machine=machine,
+                        world=how,
+                    )
             except LadingError as error:
                 faults[model] = error
                 how.report(Note(f"{len(listed)} profiles of {what} cannot be looked at: {error.message}", "WARNING"))
-    if not listings:
+    if not listings and not scope.unseen:
         raise next(iter(faults.values()))
     return Candidates(what, _in_order(what, listings, faults), listings, cache, faults)
+
+
+def _asked_id(listed: Sequence[ListedProfile], scope: Scope) -> str:
+    """The id of the profile that was named, else of the first: their files are the same."""
+    return next((each.id for each in listed if each.id in scope.names), listed[0].id)
 
 
 def _wanted(manifest: ProfileManifest, machine: Machine, scope: Scope) -> Iterable[ModelUri]:

@@ -6,6 +6,7 @@ For every plan, ``present_bytes + adopt_bytes + shared_bytes + fetch_bytes == to
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -211,11 +212,11 @@ def is_pinned(file: FileEntry) -> bool:
     return bool(file.digest or file.etag or file.uri.revision)
 
 
-def fetch_command(model: ModelUri) -> str:
-    """The command that brings a model into the cache."""
+def fetch_command(model: ModelUri, manifest: str = "FILE", profile: str = "ID") -> str:
+    """The command that brings a model into the cache; what a manifest lists, by that and by a profile of it."""
     if model.scheme is Scheme.MANIFEST:
-        return "`download-to-cache --manifest-file FILE --profiles ID`"
-    return f"`download-to-cache --model-uri {model}`"
+        return f"`download-to-cache --manifest-file {shlex.quote(manifest)} --profiles {profile}`"
+    return f"`download-to-cache --model-uri {shlex.quote(str(model))}`"
 
 
 class Step(StrEnum):

@@ -5,6 +5,8 @@ With a complete entry in the cache nothing here opens a socket, unless :class:`R
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -16,7 +18,7 @@ from lading.cache.runtime_manifests import RUNTIME_MANIFEST
 from lading.errors import OfflineError, SourceError, SourceUnreachable
 from lading.events import Note, Report
 from lading.model.manifest import FileEntry, Manifest
-from lading.plan import Globs, fetch_command
+from lading.plan import Globs
 from lading.profiles.fit import Reread
 from lading.sources.interface import Source
 from lading.uri import ModelUri
@@ -78,9 +80,6 @@ def find_files(model: ModelUri, source: Source, cache: CacheRoot | None, world: 
         return Found(source.list_files(model), reads)
     except (OfflineError, SourceUnreachable) as error:
         older = entry.listed if entry else kept.manifest if kept and refresh < Refresh.ALWAYS else None
-        if older is None:
-            there = f"where there is a network: {fetch_command(model)}, and bring that cache here"
-            error.remedy = "\n".join(filter(None, (error.remedy, there)))
         if older is None or refresh is Refresh.DEMANDED:
             raise
         here = (
@@ -88,6 +87,17 @@ def find_files(model: ModelUri, source: Source, cache: CacheRoot | None, world: 
         )
         world.report(Note(f"{error.message}; {here}", "WARNING"))
         return Found(older, reads, is_recalled=entry is not None)
+
+
+@contextmanager
+def bringing(command: str) -> Iterator[None]:
+    """Where the network inside fails, or is forbidden, the error tells how to do without it: ``command``, elsewhere."""
+    try:
+        yield
+    except (OfflineError, SourceUnreachable) as error:
+        elsewhere = f"where there is a network: {command}, and bring that cache here"
+        error.remedy = "\n".join(filter(None, (error.remedy, elsewhere)))
+        raise
 
 
 def _check_for_changes(entry: IndexEntry, source: Source, report: Report) -> None:

@@ -44,14 +44,14 @@ from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceInfo, ServiceStatus
 from lading.manifests.write import manifest_yaml
 from lading.model.listed import ProfileManifest
-from lading.plan import Globs, TransferPlan
+from lading.plan import Globs, TransferPlan, fetch_command
 from lading.prefetch import reading_ahead
 from lading.profiles.calibration import Calibration, CalibrationKey
 from lading.profiles.correction import figures_of
 from lading.profiles.fit import Reread, Wish, calibration_key, target_of
 from lading.profiles.measurement import Measurement
 from lading.profiles.select import Selection
-from lading.recall import Consultation, Refresh
+from lading.recall import Consultation, Refresh, bringing
 from lading.resolve import Listing, Machine, choose
 from lading.runtime_manifest import keep_runtime_manifest, workspace_of
 from lading.secret import Secret
@@ -114,6 +114,11 @@ class ServicePlan:
     def backend(self) -> Backend:
         """The engine family that the chosen profile names."""
         return BACKENDS[self.selection.chosen.profile.backend]
+
+    @property
+    def fetch_command(self) -> str:
+        """What brings the files of the chosen profile into a cache."""
+        return fetch_command(self.listing.model, str(self.request.model), self.selection.chosen.profile.id)
 
     @property
     def prefetch_bytes(self) -> int:
@@ -230,7 +235,8 @@ def fetch(plan: ServicePlan, report: Report, cancelled: threading.Event, use: An
     if plan.request.verify_checksums:
         upkeep.check_again(cache, listing.model, report, unless(cancelled))
     options = replace(plan.request.transfer, may_fetch=plan.request.may_download)
-    verified = transfer(plan.transfer, listing.source, cache, report, cancelled=cancelled, options=options)
+    with bringing(plan.fetch_command):
+        verified = transfer(plan.transfer, listing.source, cache, report, cancelled=cancelled, options=options)
     engine = f"{plan.installation.backend} {plan.installation.version}"
     keep_runtime_manifest(cache, listing, verified, [engine], report)
     report(PhaseChanged(Phase.PREPARING, "linking the workspace"))

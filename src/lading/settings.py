@@ -117,6 +117,11 @@ class Settings:
         """The settings of ``environ``; raises :class:`UsageError` for the first value that cannot be read."""
         return cls(**{setting.field: _value(setting, environ) for setting in SETTINGS})
 
+    def without_secrets(self) -> Settings:
+        """The same for a machine where nobody is asked, so that no token or key is looked at."""
+        blanks: dict[str, Any] = {setting.field: None for setting in SETTINGS if setting.read is Secret}
+        return replace(self, **blanks)
+
 
 def deprecations(environ: Mapping[str, str]) -> list[str]:
     """One sentence for each name of NIM 1.x that is set: what to use instead, and whether it counts."""

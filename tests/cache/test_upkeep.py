@@ -96,6 +96,21 @@ class TestContents:
         assert found.partial_bytes >= 9000
 
 
+class TestRehearsingRemoval:
+    def test_it_tells_what_a_removal_then_does(self, cache: CacheRoot) -> None:
+        before = {path for path in cache.path.rglob("*") if path.is_file() and "locks" not in path.parts}
+        told = upkeep.remove(cache, FIRST, dry_run=True)
+        assert {path for path in cache.path.rglob("*") if path.is_file() and "locks" not in path.parts} == before
+        assert (told.models, told.blobs, told.workspaces) == ([str(FIRST)], 1, 1)
+        assert upkeep.remove(cache, FIRST) == told
+        with pytest.raises(ModelNotFound):
+            upkeep.remove(cache, FIRST, dry_run=True)
+
+    def test_a_model_that_is_served_is_refused(self, cache: CacheRoot) -> None:
+        with announced(cache.uses_directory, FIRST), pytest.raises(UsageError):
+            upkeep.remove(cache, FIRST, dry_run=True)
+
+
 class TestVerifying:
     def test_right_bytes(self, cache: CacheRoot) -> None:
         found = upkeep.verify(cache)
@@ -112,6 +127,15 @@ class TestVerifying:
         }
         assert found.removed
         assert not path.exists()
+
+    def test_a_dry_run_tells_them_and_removes_none(self, cache: CacheRoot) -> None:
+        path = cache.store.path_of(Digest.of(SHARED))
+        path.chmod(0o644)
+        path.write_bytes(b"?")
+        found = upkeep.verify(cache, dry_run=True)
+        assert [*found.damaged] == [Digest.of(SHARED)]
+        assert not found.removed
+        assert path.exists()
 
     def test_in_a_cache_that_is_only_readable_they_stay(self, cache: CacheRoot) -> None:
         path = cache.store.path_of(Digest.of(SHARED))

@@ -65,6 +65,10 @@ def test_verify_finds_and_removes_what_is_damaged_and_the_next_start_fetches_it(
     path = cache.store.path_of(digest)
     path.chmod(0o644)
     path.write_bytes(b"?" * path.stat().st_size)
+    rehearsed = run(["cache", "verify", "--dry-run"], environment(served))
+    assert rehearsed.returncode == 4
+    assert f"damaged: {digest} of {MODEL}\n" in rehearsed.stdout
+    assert "without --dry-run" in rehearsed.stderr
     damaged = run(["cache", "verify", "--json"], environment(served))
     assert damaged.returncode == 4
     assert json.loads(damaged.stdout)["damaged"] == {str(digest): [MODEL]}
@@ -88,8 +92,11 @@ def test_gc_has_nothing_to_do(served: Path) -> None:
 
 def test_remove(tmp_path: Path, served: Path) -> None:
     shutil.copytree(served / "cache", tmp_path / "cache", symlinks=True)
+    rehearsed = run(["cache", "remove", MODEL, "--dry-run"], environment(tmp_path))
     done = run(["cache", "remove", MODEL], environment(tmp_path))
     assert done.stdout.startswith(f"forgot {MODEL}\n")
+    would = done.stdout.replace("forgot", "would forget").replace("deleted", "would be deleted")
+    assert rehearsed.stdout == would.replace("freed", "would be freed")
     assert json.loads(run(["cache", "list", "--json"], environment(tmp_path)).stdout)["models"] == []
     again = run(["cache", "remove", MODEL], environment(tmp_path))
     assert again.returncode == 3

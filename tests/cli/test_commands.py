@@ -84,6 +84,7 @@ def test_what_an_install_would_do_is_said_and_not_done(tmp_path, environ):
 
 
 def test_removing_nothing_frees_nothing(environ):
+    assert run(["engine", "remove", "--dry-run"], environ).stdout == "0 B would be freed\n"
     assert run(["engine", "remove"], environ).stdout == "removed, 0 B freed\n"
 
 

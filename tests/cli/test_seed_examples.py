@@ -1,162 +1,167 @@
-"""Every example command of the seeds that fetches without serving, run as written, the entry point in place of docker.
+"""Every example command of the seeds, run as written: ``docker run`` is an entry point of this machine, see tests/seeds.
 
-A row names the seed, the example's heading, and its command behind the image's name. What ``-e`` and ``-v`` of the example
-give is given: variables by name, volumes as directories (``/opt/nim/.cache`` and the others are not this machine's).
-The examples are those of model-specific images, whose manifest names the model; here ``NIM_MODEL_PATH`` does.
+Examples of ``${NIM_LLM_IMAGE}`` that name no model run in both kinds of image: with a manifest, and with a model's
+location as the image's variable. Servers run with the stand-in engine on eight stand-in GPUs, until they are ready.
 """
 
 from __future__ import annotations
 
-import json
-import shlex
+import re
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.models import tiny_model
-from tests.program import environment
-from tests.sources.contract.conftest import bare_environment, set_up
-from tests.sources.contract.stand import NGC_KEY, ServedStand, Stand
-from tests.sources.contract.stands import STANDS
-from tests.sources.servers import TLS, ForwardProxy, TlsFront
+from lading.settings_table import SETTINGS
+from lading.sources.override import flat_name
+from tests.manifests.documents import profile_id
+from tests.program import Program, engine_of, environment, run
+from tests.seeds import air_gap, kubernetes, model_download, model_free, model_hosting
+from tests.seeds.example import Example, Image
+from tests.seeds.world import BINARIES, FP8, NAMES, NGC, World, around
+from tests.simulators import nvml, sglang_program, vllm_program
+from tests.sources.contract.conftest import bare_environment
 
 __all__ = ["bare_environment"]
 
-BINARIES = Path(sys.executable).parent
-DOWNLOAD, AIR_GAP = "001 Model Download", "002 Air-Gap Deployment"
-FILES = tiny_model()
-BY_PROFILE = "download-to-cache --profile $NIM_MODEL_PROFILE"
-BY_HASH = "download-to-cache -p <PROFILE_HASH>"
-STORE = "create-model-store --model-cache-path /opt/nim/.cache --model-store /opt/nim/model-store --profile $NIM_MODEL_PROFILE"
+SEEDS = {
+    "000 Model-Free NIM": model_free.EXAMPLES,
+    "001 Model Download": model_download.EXAMPLES,
+    "002 Air-Gap Deployment": air_gap.EXAMPLES,
+    "003 Model Profiles on Kubernetes": kubernetes.EXAMPLES,
+    "004 Model Hosting": model_hosting.EXAMPLES,
+}
+LATER = {f"{seed}: {each.heading}": each.later for seed, rows in SEEDS.items() for each in rows if each.later}
+KNOWN = {name for setting in SETTINGS for name in setting.names}
+LISTS, STORES, FETCHES, MIRRORS = "list-model-profiles", "create-model-store", "download-to-cache", "mirror"
 
 
-@dataclass(frozen=True)
-class Example:
-    """An example of a seed. ``proxied``: it sets a proxy, which must then be the only way out."""
-
-    seed: str
-    heading: str
-    command: str
-    stand: str
-    proxied: bool = False
-    no_proxy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.seed}: {self.heading}"
-
-
-EXAMPLES = [
-    Example(DOWNLOAD, "Downloading from NGC", BY_PROFILE, "ngc"),
-    Example(DOWNLOAD, "Downloading Behind a Corporate Proxy", BY_PROFILE, "ngc", proxied=True),
-    Example(DOWNLOAD, "Downloading from Hugging Face", BY_PROFILE, "hf"),
-    Example(DOWNLOAD, "Downloading from S3", BY_PROFILE, "s3"),
-    Example(DOWNLOAD, "Downloading from GCS", BY_PROFILE, "gs"),
-    Example(DOWNLOAD, "Downloading from ModelScope", BY_PROFILE, "modelscope"),
-    Example(DOWNLOAD, "Preparing a Local Model Store", STORE, "ngc"),
-    Example(DOWNLOAD, "Using a Local Model", BY_PROFILE, "local"),
-    Example(DOWNLOAD, "Examples, Basic NGC Download", BY_PROFILE, "ngc"),
-    Example(
-        DOWNLOAD,
-        "Examples, Download Behind Corporate Proxy",
-        "download-to-cache --all",
-        "ngc",
-        no_proxy="localhost,127.0.0.1",
-    ),
-    Example(DOWNLOAD, "Examples, Basic Hugging Face Download", BY_PROFILE, "hf"),
-    Example(DOWNLOAD, "Examples, Direct GCS URI in Manifest", BY_PROFILE, "gs"),
-    Example(DOWNLOAD, "Examples, Create Model Store from NGC", STORE, "ngc"),
-    Example(DOWNLOAD, "Examples, Basic ModelScope Download", BY_PROFILE, "modelscope"),
-    Example(AIR_GAP, "Download a Model to Cache", BY_HASH, "ngc"),
-    Example(AIR_GAP, "Create a Model Store", "create-model-store -p <PROFILE_HASH> -m /model-repo", "ngc"),
-    Example(AIR_GAP, "CA Certificate Injection", BY_HASH, "ngc", proxied=True),
-    Example(AIR_GAP, "Download and Create a Model Store, 2", 'download-to-cache -p "$PROFILE_HASH"', "ngc"),
-    Example(
-        AIR_GAP, "Download and Create a Model Store, 3", 'create-model-store -p "$PROFILE_HASH" -m /model-repo', "ngc"
-    ),
-    Example(AIR_GAP, "Use the Offline Cache, 2", 'download-to-cache -p "$PROFILE_HASH"', "ngc"),
-]
-
-
-class NamedFront(TlsFront):
-    """TLS in front of a registry and of its storage, which has another name."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
-        self._context.load_cert_chain(TLS / "names.pem")
-
-
-@pytest.fixture(params=EXAMPLES, ids=str)
-def example(request: pytest.FixtureRequest) -> Example:
-    found: Example = request.param
+def cases() -> list[object]:
+    found: list[object] = []
+    for seed, rows in SEEDS.items():
+        for each in rows:
+            marks = [pytest.mark.xfail(reason=each.later.why, strict=True, raises=AssertionError)] if each.later else []
+            for image in each.images:
+                found.append(pytest.param(each, image, id=f"{seed}: {each.heading} ({image.value})", marks=marks))
     return found
 
 
-@pytest.fixture
-def stand(
+@pytest.fixture(scope="session")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """The variables by which eight GPUs and an engine are found, by the engine."""
+    directory = tmp_path_factory.mktemp("machine")
+    gpus = [nvml.StandInGpu(uuid=f"GPU-{number:08x}-0000-1111-2222-333333333333") for number in range(8)]
+    variables = nvml.build(directory, gpus)
+    if variables is None:
+        pytest.skip("there is no C compiler")
+    engines = {
+        "vllm": vllm_program.install(directory / "vllm", "0.32.0"),
+        "sglang": sglang_program.install(directory / "s"),
+    }
+    return {name: {**variables, "PATH": f"{place}:{BINARIES}:/usr/bin:/bin"} for name, place in engines.items()}
+
+
+@pytest.mark.parametrize(("example", "image"), cases())
+def test_it_runs_as_written(
     example: Example,
+    image: Image,
     tmp_path: Path,
+    machines: dict[str, dict[str, str]],
     bare_environment: pytest.MonkeyPatch,  # the fixture of that name
-) -> Iterator[Stand]:
-    assert example.stand in STANDS
-    yield from set_up(example.stand, tmp_path, bare_environment, FILES)
+) -> None:
+    told = re.findall(r"(?:-e |- name: )(NIM_[A-Z_]+)", example.text)
+    assert not set(told) - KNOWN, "a setting that does nothing"
+    with around(example, image, tmp_path, machines[example.backend], bare_environment) as world:
+        words = set(example.text.split())
+        if LISTS in example.text:
+            assert_lists(world)
+        elif words & {STORES, FETCHES, MIRRORS, "nim-optimize"}:
+            assert_fetches(world)
+        else:
+            assert_serves(world)
+        tunnels = [line for line in world.proxy.first_lines if line.startswith("CONNECT ")]
+        assert bool(tunnels) == example.proxied
 
 
-def test_it_runs_as_written(example: Example, stand: Stand, tmp_path: Path) -> None:
-    environ = environment(tmp_path, **stand.environ, PATH=f"{BINARIES}:/usr/bin:/bin", NIM_MODEL_PATH=str(stand.uri))
-    with ExitStack() as stack:
-        proxy = stack.enter_context(ForwardProxy())
-        if example.proxied:
-            assert isinstance(stand, ServedStand)
-            front = stack.enter_context(NamedFront(stand.server.port))
-            stand.server.endpoint, stand.server.cdn_endpoint = front.endpoint, f"https://localhost:{front.port}"
-            environ |= {"NGC_CLI_API_URL": front.endpoint, "NGC_CLI_AUTH_URL": front.endpoint, "NGC_API_KEY": NGC_KEY}
-            environ |= {"HTTPS_PROXY": proxy.url, "HTTP_PROXY": proxy.url, "SSL_CERT_FILE": str(TLS / "names-ca.pem")}
-            environ["NO_PROXY"] = ""
-        if example.no_proxy:
-            environ |= {"HTTPS_PROXY": proxy.url, "HTTP_PROXY": proxy.url, "NO_PROXY": example.no_proxy}
-        profile = first_profile(environ)
-        environ |= {"NIM_MODEL_PROFILE": profile, "PROFILE_HASH": profile}
-        volumes = {"/opt/nim/.cache": "cache", "/opt/nim/model-store": "model-store", "/model-repo": "model-repo"}
-        command = example.command.replace("<PROFILE_HASH>", profile)
-        for inside, outside in volumes.items():
-            command = command.replace(inside, shlex.quote(str(tmp_path / outside)))
-        done = subprocess.run(["sh", "-c", command], env=environ, cwd=tmp_path, capture_output=True, text=True)
+def finished(world: World) -> str:
+    """The example to its end; what it printed."""
+    done = subprocess.run(
+        ["sh", "-ec", world.script], env=world.environ, cwd=world.directory, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    assert profile in done.stdout
-    assert bool([line for line in proxy.first_lines if line.startswith("CONNECT ")]) == example.proxied
-    assert_arrived(example, tmp_path)
+    return done.stdout
 
 
-def first_profile(environ: dict[str, str]) -> str:
-    """The id that ``list-model-profiles`` shows first, as the seeds tell to find one."""
-    done = subprocess.run([BINARIES / "list-model-profiles", "--format", "json"], env=environ, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    return next(each for each in _ids(json.loads(done.stdout)) if len(each) == 64)
+def assert_lists(world: World) -> None:
+    runnable, _, _ = finished(world).partition("- Incompatible with system:")
+    assert "- Compatible with system and runnable:" in runnable
+    assert "(vllm-bf16-tp1-pp1)" in runnable
+    assert "- With LoRA support:" in runnable
+    if world.image is Image.SPECIFIC:
+        assert f"{profile_id(1)} (vllm-bf16-tp1-pp1)" in runnable
 
 
-def _ids(value: object) -> Iterator[str]:
-    """Every ``id`` or ``profile_id`` in a JSON value, in order."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            if key in ("id", "profile_id") and isinstance(each, str):
-                yield each
-            yield from _ids(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _ids(each)
-
-
-def assert_arrived(example: Example, tmp_path: Path) -> None:
-    """The model is where the example says: a plain directory, or the cache; a local one stays where it is."""
-    if example.command.startswith("create-model-store"):
-        place = tmp_path / ("model-repo" if "/model-repo" in example.command else "model-store")
-        assert {path.name: path.read_bytes() for path in place.iterdir()} == FILES
-        assert not [path for path in place.iterdir() if path.is_symlink()]
+def assert_fetches(world: World) -> None:
+    """The model is where the example says: a plain directory, the cache, a bucket; a local one stays where it is."""
+    printed, example = finished(world), world.example
+    if MIRRORS in example.text.split():
+        assert_mirrored(world)
         return
-    blobs = [path.read_bytes() for path in (tmp_path / "cache").glob("blobs/sha256/*/*")]
-    assert sorted(blobs) == ([] if example.stand == "local" else sorted(FILES.values()))
+    assert world.profile in printed
+    if STORES in example.text:
+        store = next(path for path in stores(world) if path.is_dir())
+        assert {path.name: path.read_bytes() for path in store.iterdir()} == world.expected
+        assert not [path for path in store.iterdir() if path.is_symlink()]
+        return
+    blobs = {path.read_bytes() for path in world.directory.glob("**/blobs/sha256/*/*")}
+    every = {FP8[name] for name in NAMES} if "--all" in example.text and world.image is Image.SPECIFIC else set()
+    in_place = example.stand == "local" and world.image is Image.FREE
+    assert blobs == (set() if in_place else set(world.expected.values()) | every)
+
+
+def stores(world: World) -> list[Path]:
+    """Where examples put their model stores."""
+    return [world.directory / name for name in ("model-store", "model-repo", "path/to/model-repository")]
+
+
+def assert_mirrored(world: World) -> None:
+    """The bucket holds the image's best profile, under flat names."""
+    bucket = world.stand.server.buckets[world.example.bucket]
+    assert set(getattr(bucket, "objects", bucket)) >= {flat_name(NGC.with_file(f"fp8/{name}")) for name in NAMES}
+
+
+def assert_serves(world: World) -> None:
+    """It becomes ready, the engine has what the example says, and it stops."""
+    example, environ = world.example, world.environ
+    log = world.directory / "log"
+    before, _, after = world.script.rpartition("docker run")
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            ["sh", "-ec", f"{before}exec docker run{after}"],
+            env=environ,
+            cwd=world.directory,
+            stdout=file,
+            stderr=file,
+            text=True,
+        )
+    try:
+        program = Program(process, log)
+        program.wait_until_ready()
+        served = [each["id"] for each in program.get("/v1/models").json()["data"]]
+        assert not example.name or served == [example.name]
+        assert example.engine in " ".join(engine_of(program).argv)
+        assert program.stop() == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def test_what_is_to_come_later_is_not_here_yet(tmp_path: Path) -> None:
+    """When one of them comes, its row loses its ``later``."""
+    assert LATER
+    for later in LATER.values():
+        assert later.command or later.setting
+        assert not later.setting or later.setting not in KNOWN, later
+        if later.command:
+            assert run([later.command, "--help"], environment(tmp_path)).returncode == 2, later

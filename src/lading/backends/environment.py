@@ -170,6 +170,14 @@ class EngineEnvironments:
             paths = self._paths_of(name)
             return directories.remove_leftovers(self.root) + sum(map(directories.remove, paths))
 
+    def removable(self, name: str) -> dict[Path, int]:
+        """The directories that :meth:`remove` would remove, with what each occupies in bytes. Changes nothing."""
+        if not self.root.is_dir():
+            return {}
+        with directories.machine_errors(self.root):
+            paths = [*directories.leftovers(self.root), *self._paths_of(name)]
+            return {path: directories.size_of(path) for path in paths}
+
     def _install(self, choice: _Choice, report: Report, cancelled: threading.Event) -> EngineEnvironment:
         plan = self._plan(choice)
         if not plan.is_complete:

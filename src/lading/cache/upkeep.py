@@ -102,10 +102,18 @@ def contents(cache: CacheRoot, report: Report = ignore) -> Contents:
     return Contents(tuple(holdings), sum(sizes.values()), unneeded, partial)
 
 
-def verify(cache: CacheRoot, model: ModelUri | None = None, report: Report = ignore, check: Check = never) -> Verdict:
+def verify(
+    cache: CacheRoot,
+    model: ModelUri | None = None,
+    report: Report = ignore,
+    check: Check = never,
+    *,
+    dry_run: bool = False,
+) -> Verdict:
     """Hash every blob again, or those of one model, on all cores. Damaged ones are removed where that is allowed.
 
-    A start then fetches them again. Raises ModelNotFound for a model that the cache does not have.
+    A start then fetches them again; a dry run only tells them. Raises ModelNotFound for a model that the cache does not
+    have.
     """
     entries = list(cache.index.entries(report))
     wanted = [entry for entry in entries if model is None or entry.source == model]
@@ -126,10 +134,11 @@ def verify(cache: CacheRoot, model: ModelUri | None = None, report: Report = ign
     with ThreadPoolExecutor(os.cpu_count() or 1, "lading-verify") as threads:
         wrong = [digest for digest, right in zip(digests, threads.map(is_right, digests), strict=True) if not right]
     damaged = [digest for digest in wrong if cache.store.mark_of(digest)]  # one that was removed meanwhile is not
-    for digest in damaged if cache.is_writable else ():
+    removes = cache.is_writable and not dry_run
+    for digest in damaged if removes else ():
         cache.store.remove(digest)
     told = {digest: tuple(named.get(digest, ())) for digest in damaged}
-    return Verdict(len(digests), total_bytes, time.monotonic() - began, told, cache.is_writable)
+    return Verdict(len(digests), total_bytes, time.monotonic() - began, told, removes)
 
 
 def check_again(cache: CacheRoot, model: ModelUri, report: Report = ignore, check: Check = never) -> None:
@@ -145,19 +154,19 @@ def check_again(cache: CacheRoot, model: ModelUri, report: Report = ignore, chec
         cache.require_writable()
 
 
-def remove(cache: CacheRoot, model: ModelUri, report: Report = ignore) -> Cleaned:
+def remove(cache: CacheRoot, model: ModelUri, report: Report = ignore, *, dry_run: bool = False) -> Cleaned:
     """Forget a model: its entries, partial files, workspaces, and the blobs that no other model has.
 
-    Raises ModelNotFound where the cache does not have it, UsageError while a server runs from it, CacheBusy while it is
-    being fetched.
+    A dry run tells what would go. Raises ModelNotFound where the cache does not have it, UsageError while a server runs
+    from it, CacheBusy while it is being fetched.
     """
     cache.require_writable()
     entries = list(cache.index.entries(report))
     if not any(entry.source == model for entry in entries):
         raise _unknown(model, entries)
     done = Cleaned()
-    _forget(cache, model, done)
-    _delete_blobs(cache, done, report)
+    _forget(cache, model, done, dry_run=dry_run)
+    _delete_blobs(cache, done, report, dry_run=dry_run, leaving={model} if dry_run else ())
     return done
 
 
@@ -203,19 +212,22 @@ def _forget_unless_busy(cache: CacheRoot, model: ModelUri, done: Cleaned, report
         report(Note(f"{model} stays: {error.message}"))
 
 
-def _forget(cache: CacheRoot, model: ModelUri, done: Cleaned) -> None:
-    """Delete all of a model but its blobs, under its lock."""
+def _forget(cache: CacheRoot, model: ModelUri, done: Cleaned, *, dry_run: bool = False) -> None:
+    """Delete all of a model but its blobs, under its lock; in a dry run, only count it."""
     with cache.lock_for(model).acquire(0.0):
         if users := [str(use) for use in live_uses(cache.uses_directory, time_in(cache)) if use.source == model]:
             raise UsageError(f"{model} is being served by {', '.join(users)}", remedy="stop that server first")
         entries = [each for each in (cache.index.load(model), cache.index.load_next(model)) if each]
-        for entry in entries:
-            done.workspaces += _delete_tree(cache.workspace_for(entry.pinned))
-        cache.index.remove(model)
-        cache.runtime_manifests.remove(model_key(model))
-        done.partials += len(list(cache.partial_directory(model).glob("*.part")))
-        done.freed_bytes += sum(_allocated_bytes(path) for path in cache.partial_directory(model).glob("*.part"))
-        _delete_tree(cache.partial_directory(model))
+        workspaces = {cache.workspace_for(entry.pinned) for entry in entries}
+        parts = list(cache.partial_directory(model).glob("*.part"))
+        done.workspaces += sum(path.is_dir() for path in workspaces)
+        done.partials += len(parts)
+        done.freed_bytes += sum(map(_allocated_bytes, parts))
+        if not dry_run:
+            cache.index.remove(model)
+            cache.runtime_manifests.remove(model_key(model))
+            for path in (*workspaces, cache.partial_directory(model)):
+                _delete_tree(path)
     done.models.append(str(model))
 
 

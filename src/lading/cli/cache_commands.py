@@ -24,12 +24,13 @@ def run(options: argparse.Namespace, session: Session) -> int:
         case "list":
             return _list(cache, session, as_json=options.json)
         case "verify":
-            return _verify(cache, options.model, session, as_json=options.json)
+            return _verify(cache, options, session)
         case "gc":
             return _collect(cache, options, session)
         case _:
-            done = upkeep.remove(cache, ModelUri.parse(options.model), session.report)
-            sys.stdout.write(render_cache.cleaned_json(done) if options.json else render_cache.cleaned(done))
+            done = upkeep.remove(cache, ModelUri.parse(options.model), session.report, dry_run=options.dry_run)
+            render = render_cache.cleaned_json if options.json else render_cache.cleaned
+            sys.stdout.write(render(done, dry_run=options.dry_run))
             return 0
 
 
@@ -40,25 +41,31 @@ def _list(cache: CacheRoot, session: Session, *, as_json: bool) -> int:
     return 0
 
 
-def _verify(cache: CacheRoot, model: str | None, session: Session, *, as_json: bool) -> int:
-    uri = ModelUri.parse(model) if model else None
+def _verify(cache: CacheRoot, options: argparse.Namespace, session: Session) -> int:
+    uri = ModelUri.parse(options.model) if options.model else None
     with cancelled_by_signal() as cancelled:
 
         def check() -> None:
             if cancelled.is_set():
                 raise Stopped(cancelled.number)
 
-        found = upkeep.verify(cache, uri, session.report, check)
-    sys.stdout.write(render_cache.verdict_json(found) if as_json else render_cache.verdict(found))
+        found = upkeep.verify(cache, uri, session.report, check, dry_run=options.dry_run)
+    sys.stdout.write(render_cache.verdict_json(found) if options.json else render_cache.verdict(found))
     sys.stdout.flush()
     if found.damaged:
         raise DigestMismatch(
             f"{len(found.damaged)} of {found.blobs} files in the cache do not have the bytes that were fetched",
-            remedy="they were removed and are fetched again when a model needs them; check the disk"
-            if found.removed
-            else "this cache is not writable: verify it where it is, to have them removed; check the disk",
+            remedy=_after_damage(found, cache),
         )
     return 0
+
+
+def _after_damage(found: upkeep.Verdict, cache: CacheRoot) -> str:
+    if found.removed:
+        return "they were removed and are fetched again when a model needs them; check the disk"
+    if cache.is_writable:
+        return "`lading cache verify` without --dry-run removes them, to be fetched again; check the disk"
+    return "this cache is not writable: verify it where it is, to have them removed; check the disk"
 
 
 def _collect(cache: CacheRoot, options: argparse.Namespace, session: Session) -> int:

@@ -146,11 +146,17 @@ def engine_path(session: Session) -> int:
     return 0
 
 
-def engine_remove(session: Session) -> int:
+def engine_remove(*, dry_run: bool, session: Session) -> int:
     """``lading engine remove``."""
     from lading.units import format_bytes
 
-    freed = _engines(session.settings, session.environ).remove(CPU_ENGINE)
+    engines = _engines(session.settings, session.environ)
+    if dry_run:
+        found = engines.removable(CPU_ENGINE)
+        lines = [f"would remove {path}: {format_bytes(size_bytes)}\n" for path, size_bytes in found.items()]
+        sys.stdout.write("".join([*lines, f"{format_bytes(sum(found.values()))} would be freed\n"]))
+        return 0
+    freed = engines.remove(CPU_ENGINE)
     sys.stdout.write(f"removed, {format_bytes(freed)} freed\n")
     return 0
 
@@ -313,7 +319,7 @@ def surroundings_of(session: Session, installations: Sequence[Installation] | No
     from lading.candidates import Surroundings
     from lading.sources import source_for
 
-    settings = session.settings
+    settings = session.settings.without_secrets() if session.settings.offline else session.settings
     return Surroundings(
         source_for=lambda uri, report: source_for(uri, settings, report),
         open_cache=lambda: opened_cache(session),

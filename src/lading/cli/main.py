@@ -302,4 +302,4 @@ def _engine(options: argparse.Namespace, session: Session) -> int:
         case "path":
             return commands.engine_path(session)
         case _:
-            return commands.engine_remove(session)
+            return commands.engine_remove(dry_run=options.dry_run, session=session)

@@ -279,9 +279,10 @@ def _add_engine(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     for name, text in (
         ("list", "list the engines found on this machine"),
         ("path", "print the environment's directory"),
-        ("remove", "delete the environment"),
     ):
         actions.add_parser(name, help=text)
+    remove = actions.add_parser("remove", help="delete the environment")
+    remove.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     for each in actions.choices.values():
         each.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
 
@@ -292,11 +293,13 @@ def _add_cache(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions.add_parser("list", help="what the cache has of which model, how large, when last used, by whom")
     verify = actions.add_parser("verify", help="hash all files again; damaged ones are removed, to be fetched again")
     verify.add_argument("model", nargs="?", metavar="MODEL", help="URI as in `list`; unset: all models")
+    verify.add_argument("--dry-run", action="store_true", help="tell which are damaged, and remove none")
     collect = actions.add_parser("gc", help="delete what no model and no running server needs")
     collect.add_argument("--unused-for", metavar="TIME", help="forget models not used for so long first: 30d, 12h, 2w")
     collect.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     remove = actions.add_parser("remove", help="forget a model and delete the files that no other model has")
     remove.add_argument("model", metavar="MODEL", help="URI as in `list`")
+    remove.add_argument("--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     for each in actions.choices.values():
         each.add_argument("--json", action="store_true", help="print one JSON object")
         each.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")

@@ -100,7 +100,7 @@ def _considered(what: Named, enquiry: Enquiry, session: Session) -> tuple[Candid
         machine=machine,
         world=surroundings_of(session),
         how=Consultation(refresh, session.report, globs_of(session.settings), reread),
-        scope=Scope(),
+        scope=Scope(unseen=True),
     )
     return found, machine
 

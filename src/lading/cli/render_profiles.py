@@ -69,7 +69,7 @@ def _group(title: str, plain: Sequence[Fit], lora: Sequence[Fit], device: Device
 
 
 def _profile_line(each: Fit, device: Device) -> str:
-    notes = [f"requires >={_gib(each.needed_bytes)} GB/gpu"]
+    notes = [f"requires >={_gib(each.needed_bytes)} GB/gpu"] if each.needed_bytes else []  # else nobody could look
     if device is Device.CPU and each.verdict is not Verdict.INCOMPATIBLE:
         notes.append("of RAM: it runs on the CPU")
     if each.verdict is Verdict.LOW_MEMORY and each.suggested_max_model_len and each.suggested_bytes:
@@ -78,7 +78,8 @@ def _profile_line(each: Fit, device: Device) -> str:
     elif each.verdict is Verdict.LOW_MEMORY and each.remedy:
         notes.append(f"try {each.remedy}")
     if each.verdict is Verdict.INCOMPATIBLE:
-        notes.append(f"{each.reason}; {each.remedy}" if each.remedy else each.reason)
+        remedy = "; ".join((each.remedy or "").splitlines())
+        notes.append(f"{each.reason}; {remedy}" if remedy else each.reason)
     return f"{each.profile.id} ({each.profile.name}) [{', '.join(notes)}]"
 
 

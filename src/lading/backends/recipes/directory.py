@@ -83,9 +83,14 @@ def remove(path: Path) -> int:
     return _delete(doomed)
 
 
+def leftovers(root: Path) -> list[Path]:
+    """What a removal that was killed left behind."""
+    return [path for path in root.glob(f"{_REMOVING}*") if path.is_dir() and not path.is_symlink()]
+
+
 def remove_leftovers(root: Path) -> int:
     """Remove what a removal that was killed left behind. The bytes freed."""
-    return sum(_delete(path) for path in root.glob(f"{_REMOVING}*") if path.is_dir() and not path.is_symlink())
+    return sum(map(_delete, leftovers(root)))
 
 
 def remove_unfinished(root: Path, name: str) -> int:
