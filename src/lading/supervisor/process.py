@@ -6,10 +6,12 @@ The guard (:mod:`lading.supervisor.guard`) does what only a parent can; this mod
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _GUARD = Path(__file__).with_name("guard.py")
@@ -60,8 +62,10 @@ class GuardedProcess:
         self._signal(signal.SIGUSR1)
 
     def _signal(self, number: signal.Signals) -> None:
+        """Send a signal, not by asyncio: that polls first, and so may take the exit code from its own watcher."""
         if self._process.returncode is None:
-            self._process.send_signal(number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 async def _read_lines(stream: asyncio.StreamReader | None, on_line: Callable[[str], None]) -> None:
