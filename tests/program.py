@@ -92,12 +92,12 @@ class EngineProcess:
 
 
 def engine_of(program: Program) -> EngineProcess:
-    """The engine's first process: below ``lading``, called with the served model's name."""
+    """The engine's first process below ``lading``, known by the flags that it alone gets."""
     below = {program.process.pid}
     while more := {pid for pid, parent in _parents().items() if parent in below} - below:
         below |= more
     found = {pid: _words(Path(f"/proc/{pid}/cmdline")) for pid in sorted(below - {program.process.pid})}
-    pid, argv = next((pid, argv) for pid, argv in found.items() if "--served-model-name" in argv)
+    pid, argv = next((pid, argv) for pid, argv in found.items() if {"--served-model-name", "--tokenizer"} & {*argv})
     return EngineProcess(pid, argv, dict(each.split("=", 1) for each in _words(Path(f"/proc/{pid}/environ"))))
 
 

@@ -18,11 +18,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lading.manifests", "lading.plan"),
     ("lading.hardware", "lading.sources", "lading.cache", "lading.backends"),
     ("lading.bundle", "lading.model_store", "lading.pace", "lading.parts", "lading.placing", "lading.store_plan", "lading.prefetch", "lading.pipeline", "lading.recall", "lading.transfer", "lading.uploading", "lading.mirror", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
-    ("lading.adapters",),
-    ("lading.asked", "lading.calibrate", "lading.candidates", "lading.doctor", "lading.download", "lading.planning", "lading.resolve", "lading.runtime_manifest", "lading.serve"),
+    ("lading.adapters", "lading.hosting"),
+    ("lading.asked", "lading.calibrate", "lading.candidates", "lading.doctor", "lading.download", "lading.planning", "lading.resolve", "lading.runtime_manifest", "lading.serve", "lading.tuned"),
     ("lading.cli",),
 )  # fmt: skip
-"""Layers 0 to 5 of the design; layer 1 in three steps, since profiles stand on facts and the plan on both."""
+"""Layers 0 to 5 of the design; layer 1 in three steps, since profiles stand on facts and the plan on both; of layer 3 what
+is built here stands on the rest."""
 
 OWNERS = {
     "urllib3": "lading.sources",

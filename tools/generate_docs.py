@@ -36,6 +36,7 @@ COMMANDS = (
     ("bundle",),
     ("bundle", "create"),
     ("bundle", "import"),
+    ("optimize",),
     ("inventory",),
     ("engine",),
     ("engine", "install"),

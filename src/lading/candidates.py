@@ -15,6 +15,7 @@ from lading.cache.root import CacheRoot
 from lading.errors import LadingError, UsageError
 from lading.events import Note, Report
 from lading.model.listed import ListedProfile, ProfileManifest
+from lading.model.tuned import TunedModel
 from lading.plan import fetch_command
 from lading.profiles.fit import Fit, Wish, unfit
 from lading.profiles.listed import engine_of, listed_profile
@@ -27,8 +28,8 @@ from lading.sources.interface import Source
 from lading.sources.listed import ListedSource
 from lading.uri import ModelUri
 
-Named = ModelUri | ProfileManifest
-"""What a user names: a model by its location, or a manifest."""
+Named = ModelUri | ProfileManifest | TunedModel
+"""What a user names: a model by its location, a manifest, or a checkpoint of which an engine is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ def consider(
         with bringing(fetch_command(what)):
             listing = list_profiles(Subject(what), wish, source=source, cache=cache, machine=machine, world=how)
         return Candidates(what, listing.fits, {what: listing}, cache, {})
+    if isinstance(what, TunedModel):
+        return _tuned(what, wish, machine, world, how)
     cache = world.open_cache()
     connect = remembered(lambda place: world.source_for(place, how.report))
     wanted = set(_wanted(what, machine, scope))
@@ -125,6 +128,24 @@ def consider(
 def _asked_id(listed: Sequence[ListedProfile], scope: Scope) -> str:
     """The id of the profile that was named, else of the first: their files are the same."""
     return next((each.id for each in listed if each.id in scope.names), listed[0].id)
+
+
+def _tuned(what: TunedModel, wish: Wish, machine: Machine, world: Surroundings, how: Consultation) -> Candidates:
+    """The engine that was built of the checkpoint, where there is one, before the checkpoint itself."""
+    listings: dict[ModelUri, Listing] = {}
+    faults: dict[ModelUri, LadingError] = {}
+    engine = what.engine_below(world.open_cache().path)
+    for model in (*([ModelUri.parse(str(engine))] if engine.is_dir() else []), what.checkpoint):
+        source = world.source_for(model, how.report)
+        try:
+            listings[model] = list_profiles(Subject(model), wish, source=source, cache=None, machine=machine, world=how)
+        except LadingError as error:
+            if model == what.checkpoint:
+                raise
+            faults[model] = error
+            how.report(Note(f"the engine in {engine} cannot be used: {error.message}", "WARNING"))
+    fits = tuple(each for listing in listings.values() for each in listing.fits)
+    return Candidates(what, fits, listings, None, faults)
 
 
 def _wanted(manifest: ProfileManifest, machine: Machine, scope: Scope) -> Iterable[ModelUri]:

@@ -42,8 +42,10 @@ from lading.events import Event, Note, Phase, PhaseChanged, Report, both
 from lading.gateway.access import Access
 from lading.gateway.server import Gateway
 from lading.gateway.status import ServiceInfo, ServiceStatus
+from lading.hosting.build import build_engine
 from lading.manifests.write import manifest_yaml
 from lading.model.listed import ProfileManifest
+from lading.model.tuned import TunedModel
 from lading.plan import Globs, TransferPlan, fetch_command
 from lading.prefetch import reading_ahead
 from lading.profiles.calibration import Calibration, CalibrationKey
@@ -59,6 +61,7 @@ from lading.supervisor.probe import EngineProbe
 from lading.supervisor.state import State
 from lading.supervisor.supervisor import Outcome, Readiness, Supervisor
 from lading.transfer import TransferOptions, survey, transfer, unless
+from lading.tuned import plan_local_engine, register_local_engines
 from lading.uri import ModelUri
 from lading.workspace import build_workspace
 
@@ -261,6 +264,8 @@ async def serve(request: ServeRequest, world: Surroundings) -> int:
     signals = _Signals()
     runtime = Path(tempfile.mkdtemp(prefix="lading-"))
     try:
+        if isinstance(request.model, TunedModel):
+            await _build(request.model, request, world, report, signals)
         plan = await _in_thread(lambda: plan_service(request, world, report), signals)
         status.describe(_info(plan))
         with plan.in_use() as use:
@@ -282,6 +287,18 @@ async def serve(request: ServeRequest, world: Surroundings) -> int:
         await gateway.close(_CLOSE_SECONDS)
         shutil.rmtree(runtime, ignore_errors=True)
         signals.close()
+
+
+async def _build(
+    model: TunedModel, request: ServeRequest, world: Surroundings, report: Report, signals: _Signals
+) -> None:
+    """Build the engine that is wanted and not there."""
+    how = Consultation(request.refresh, report, request.globs)
+    wanted = await _in_thread(lambda: plan_local_engine(model, request.wish, world, how), signals)
+    if wanted:
+        report(PhaseChanged(Phase.PREPARING, f"building the engine {model.name}"))
+        await build_engine(wanted.plan, wanted.gpu, world.environ, report, signals)
+        await _in_thread(lambda: register_local_engines(wanted.cache_path, report), signals)
 
 
 def _supervisor(

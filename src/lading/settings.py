@@ -24,6 +24,8 @@ class Settings:
 
     model_path: str | None
     model_name: str | None
+    ft_model: Path | None
+    custom_model_name: str | None
     manifest_path: Path | None
     model_profile: str | None
     served_model_name: str | None

@@ -14,7 +14,15 @@ _ENGINE_ALIASES = {"trtllm": "tensorrt_llm", "tensorrt-llm": "tensorrt_llm", "tr
 SSL_MODES = ("DISABLED", "TLS", "MTLS")
 _BODY_SIZE = re.compile(r"(\d+)([kmg]?)", re.IGNORECASE)
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30}
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def file_name(text: str) -> str:
+    """A word that is the name of a directory."""
+    if not _FILE_NAME.fullmatch(text.strip()):
+        raise ValueError(text)
+    return text.strip()
 
 
 def boolean(text: str) -> bool:

@@ -15,11 +15,11 @@ import pytest
 from lading.settings_table import SETTINGS
 from lading.sources.override import flat_name
 from tests.manifests.documents import profile_id
-from tests.program import Program, engine_of, environment, run
+from tests.program import Program, engine_of
 from tests.seeds import air_gap, kubernetes, model_download, model_free, model_hosting
 from tests.seeds.example import Example, Image
 from tests.seeds.world import BINARIES, FP8, NAMES, NGC, World, around
-from tests.simulators import nvml, sglang_program, vllm_program
+from tests.simulators import nvml, sglang_program, trtllm_program, vllm_program
 from tests.sources.contract.conftest import bare_environment
 
 __all__ = ["bare_environment"]
@@ -31,19 +31,18 @@ SEEDS = {
     "003 Model Profiles on Kubernetes": kubernetes.EXAMPLES,
     "004 Model Hosting": model_hosting.EXAMPLES,
 }
-LATER = {f"{seed}: {each.heading}": each.later for seed, rows in SEEDS.items() for each in rows if each.later}
 KNOWN = {name for setting in SETTINGS for name in setting.names}
 LISTS, STORES, FETCHES, MIRRORS = "list-model-profiles", "create-model-store", "download-to-cache", "mirror"
+BUILDS = "nim-optimize"
 
 
 def cases() -> list[object]:
-    found: list[object] = []
-    for seed, rows in SEEDS.items():
-        for each in rows:
-            marks = [pytest.mark.xfail(reason=each.later.why, strict=True, raises=AssertionError)] if each.later else []
-            for image in each.images:
-                found.append(pytest.param(each, image, id=f"{seed}: {each.heading} ({image.value})", marks=marks))
-    return found
+    return [
+        pytest.param(each, image, id=f"{seed}: {each.heading} ({image.value})")
+        for seed, rows in SEEDS.items()
+        for each in rows
+        for image in each.images
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +56,9 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     engines = {
         "vllm": vllm_program.install(directory / "vllm", "0.32.0"),
         "sglang": sglang_program.install(directory / "s"),
+        "tensorrt_llm": trtllm_program.install(directory / "trtllm"),
     }
+    trtllm_program.install_builder(directory / "trtllm")
     return {name: {**variables, "PATH": f"{place}:{BINARIES}:/usr/bin:/bin"} for name, place in engines.items()}
 
 
@@ -75,7 +76,9 @@ def test_it_runs_as_written(
         words = set(example.text.split())
         if LISTS in example.text:
             assert_lists(world)
-        elif words & {STORES, FETCHES, MIRRORS, "nim-optimize"}:
+        elif BUILDS in words:
+            assert_builds(world)
+        elif words & {STORES, FETCHES, MIRRORS}:
             assert_fetches(world)
         else:
             assert_serves(world)
@@ -119,6 +122,13 @@ def assert_fetches(world: World) -> None:
     assert blobs == (set() if in_place else set(world.expected.values()) | every)
 
 
+def assert_builds(world: World) -> None:
+    """The engine is where the example says."""
+    finished(world)
+    made = world.directory / "OPT-llama32-1b"
+    assert [path.relative_to(made).as_posix() for path in made.rglob("*.engine")] == ["trtllm_engine/rank0.engine"]
+
+
 def stores(world: World) -> list[Path]:
     """Where examples put their model stores."""
     return [world.directory / name for name in ("model-store", "model-repo", "path/to/model-repository")]
@@ -155,13 +165,3 @@ def assert_serves(world: World) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def test_what_is_to_come_later_is_not_here_yet(tmp_path: Path) -> None:
-    """When one of them comes, its row loses its ``later``."""
-    assert LATER
-    for later in LATER.values():
-        assert later.command or later.setting
-        assert not later.setting or later.setting not in KNOWN, later
-        if later.command:
-            assert run([later.command, "--help"], environment(tmp_path)).returncode == 2, later

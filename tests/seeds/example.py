@@ -17,15 +17,6 @@ FREE, SPECIFIC, EITHER = (Image.FREE,), (Image.SPECIFIC,), (Image.FREE, Image.SP
 
 
 @dataclass(frozen=True)
-class Later:
-    """Why an example cannot run yet, and what is missing: a command or a setting, by its name."""
-
-    why: str
-    command: str = ""
-    setting: str = ""
-
-
-@dataclass(frozen=True)
 class Example:
     """An example of a seed.
 
@@ -43,11 +34,7 @@ class Example:
     name: str = ""
     proxied: bool = False
     bucket: str = ""
-    later: Later | None = None
 
     @property
     def is_kubernetes(self) -> bool:
         return "docker run" not in self.text and "containers:" in self.text
-
-
-TENSORRT = "issue 7: engines that TensorRT-LLM compiled"

@@ -1,6 +1,6 @@
 """Seed 004, Model Hosting: another model in an image, a directory, TensorRT-LLM's engines."""
 
-from tests.seeds.example import FREE, SPECIFIC, TENSORRT, Example, Later
+from tests.seeds.example import FREE, SPECIFIC, Example
 
 
 def _named(variables: str) -> str:
@@ -37,7 +37,8 @@ docker run \\
         _named('-e NIM_MODEL_NAME="/opt/nim/.cache/PATH_TO_TRTLLM_ENGINE"'),
         "path",
         FREE,
-        later=Later(TENSORRT, command="nim-optimize"),
+        backend="tensorrt_llm",
+        engine="PATH_TO_TRTLLM_ENGINE/trtllm_engine",
     ),
     Example(
         "Host a JIT compiled TensorRT-LLM engine, nim-optimize",
@@ -50,7 +51,7 @@ nim-optimize --model_dir ${MODEL_CHECKPOINT} \\
 """,
         "path",
         FREE,
-        later=Later(TENSORRT, command="nim-optimize"),
+        backend="tensorrt_llm",
     ),
     Example(
         "Host a Finetuned Model",
@@ -59,6 +60,7 @@ nim-optimize --model_dir ${MODEL_CHECKPOINT} \\
         ),
         "path",
         FREE,
-        later=Later(TENSORRT, setting="NIM_FT_MODEL"),
+        backend="tensorrt_llm",
+        engine="local_cache/JIT_TRT_ENGINE/trtllm_engine",
     ),
 ]

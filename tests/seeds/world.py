@@ -18,6 +18,7 @@ import yaml
 
 from lading.sources.override import flat_name
 from lading.uri import ModelUri
+from tests.hosting.engines import engine_files
 from tests.manifests.documents import VLLM, file_of, profile_id, version_2
 from tests.models import tiny_model, write_model
 from tests.program import environment, run, without_sockets
@@ -116,6 +117,8 @@ def around(
         text = _from_kubernetes(example.text, directory) if example.is_kubernetes else example.text
         for written, here in _placeholders(stand, proxy, profile).items():
             text = text.replace(written, here)
+        if "docker run" not in text:
+            host |= {name: value for name, value in inside.items() if name not in host}  # it is typed in the container
         yield World(example, image, directory, text, host, proxy, stand, profile)
 
 
@@ -173,10 +176,10 @@ def _lay_out(example: Example, image: Image, directory: Path, stand: Any, inside
     for place in ("path/to/model-repo", "path/to/model-repository"):
         write_model(directory / "host" / place, BF16)
     write_model(directory / "local-cache/PATH_TO_HF_WEIGHT", BF16)
-    write_model(directory / "local-cache/PATH_TO_TRTLLM_ENGINE", {"config.json": BF16["config.json"]})
-    write_model(
-        directory / "local-cache/PATH_TO_TRTLLM_ENGINE/trtllm_engine", {"rank0.engine": b"", "config.json": b"{}"}
-    )
+    write_model(directory / "local-cache/PATH_TO_TRTLLM_ENGINE", engine_files())
+    for place in ("local-cache/PATH_TO_MODEL_WEIGHT", "Llama-3.2-1B-Instruct"):
+        write_model(directory / place, BF16)
+    (directory / "opt_llama32_1b.yaml").write_text("dtype: float16\ntp_size: 1\nmax_seq_len: 8192\n")
     for authority in (directory / "host/path/to/corporate-ca.pem", directory / "home/.mitmproxy/corporate-ca.pem"):
         authority.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(_AUTHORITY, authority)

@@ -68,17 +68,22 @@ def engine_environ(
 
     ``defaults`` are set where the user set nothing, ``withheld`` never passed on.
     """
-    dropped = _WITHHELD | set(withheld)
-    kept = {
-        name: value
-        for name, value in environ.items()
-        if name not in dropped and not name.startswith(_WITHHELD_PREFIXES)
-    }
+    kept = passed_on(environ, withheld)
     installed = launch.installation.environ
     result = {**_OFFLINE, **defaults, **kept, **launch.inventory.engine_environ, **installed}
     if "PYTHONPATH" in installed and kept.get("PYTHONPATH"):
         result["PYTHONPATH"] = f"{installed['PYTHONPATH']}:{kept['PYTHONPATH']}"
     return result
+
+
+def passed_on(environ: Mapping[str, str], withheld: Iterable[str] = ()) -> dict[str, str]:
+    """What a child inherits of ``environ``: no credential of a source, no setting of ours, nothing ``withheld``."""
+    dropped = _WITHHELD | set(withheld)
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in dropped and not name.startswith(_WITHHELD_PREFIXES)
+    }
 
 
 def is_debug(environ: Mapping[str, str]) -> bool:

@@ -1,5 +1,6 @@
-"""TensorRT-LLM: ``trtllm-serve`` on PATH, started on a loopback port; its PyTorch backend, which loads checkpoints.
+"""TensorRT-LLM: ``trtllm-serve`` on PATH, started on a loopback port.
 
+Its PyTorch backend loads checkpoints; engines that were built before are run by the older one (releases up to 1.2).
 Flags have underscores and no abbreviations; switches have no negative. Much of the engine has no flag and is asked for
 in a YAML file of the user's own (``--extra_llm_api_options``), which wins over flags. Flags of the user pass through
 untouched and win over ours. What Lading owns are the model, the endpoint and the name.
@@ -8,7 +9,7 @@ untouched and win over ours. What Lading owns are the model, the endpoint and th
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ FLAGS = (
     Flag("--port", prefixes=False),
     Flag("--backend", prefixes=False),
     Flag("--log-level", prefixes=False),
+    Flag("--tokenizer", prefixes=False),
     Flag("--custom-tokenizer", prefixes=False),
     Flag("--trust-remote-code", Values.NONE, prefixes=False),
 )
@@ -62,10 +64,14 @@ class TensorrtLlmBackend:
     has_many_names = False
 
     def command(self, launch: Launch, environ: Mapping[str, str]) -> Command:
-        """``trtllm-serve DIRECTORY`` with our defaults first and the user's flags last, so that theirs win."""
+        """``trtllm-serve DIRECTORY`` with our defaults first and the user's flags last, so that theirs win.
+
+        A built engine is served from its own folder, which has no tokenizer.
+        """
         arguments = joined(_defaults(launch, environ), launch, FLAGS, OWNED)
+        directory = launch.directory / (launch.fit.profile.engine_folder or "")
         return Command(
-            argv=(*launch.installation.argv, str(launch.directory), *tokens_of(arguments)),
+            argv=(*launch.installation.argv, str(directory), *tokens_of(arguments)),
             environ=engine_environ(launch, environ, {}),
             arguments=arguments,
         )
@@ -125,15 +131,29 @@ def _defaults(launch: Launch, environ: Mapping[str, str]) -> Iterator[Argument]:
     if spelling := next((each for each in _NAMES if each in installation.flags), None):
         yield Argument((spelling, launch.served_names[0]), "served model name")
     yield Argument(("--host", "127.0.0.1", "--port", str(launch.endpoint.port)), "gateway")
-    if () < version_key(installation.version) < _PYTORCH_SINCE:
-        yield Argument(("--backend", "pytorch"), "the backend that loads checkpoints")
-    yield Argument(asked("tensor_parallel", profile.tp), by_profile)
-    if profile.pp > 1:
-        yield Argument(asked("pipeline_parallel", profile.pp), by_profile)
+    yield from _loading(launch, asked)
     if launch.gpu_share is not None:
         yield Argument(asked("gpu_share", f"{cache_share(launch):.4f}"), f"NIM_GPU_MEM_FRACTION={launch.gpu_share:g}")
     if is_debug(environ):
         yield Argument(("--log_level", "debug"), "NIM_LOG_LEVEL")
+
+
+def _loading(launch: Launch, asked: Callable[[str, object], tuple[str, ...]]) -> Iterator[Argument]:
+    """What is loaded: a checkpoint by the PyTorch backend, or an engine, which is split as it was built.
+
+    Up to 0.21 engines are what ``trtllm-serve`` takes by itself, since 1.0 checkpoints are.
+    """
+    profile, is_older = launch.fit.profile, () < version_key(launch.installation.version) < _PYTORCH_SINCE
+    if profile.engine_folder is not None:
+        if not is_older:
+            yield Argument(("--backend", "tensorrt"), "the backend that runs built engines")
+        yield Argument(("--tokenizer", str(launch.directory)), "a built engine has no tokenizer of its own")
+        return
+    if is_older:
+        yield Argument(("--backend", "pytorch"), "the backend that loads checkpoints")
+    yield Argument(asked("tensor_parallel", profile.tp), f"profile {profile.name}")
+    if profile.pp > 1:
+        yield Argument(asked("pipeline_parallel", profile.pp), f"profile {profile.name}")
 
 
 def cache_share(launch: Launch) -> float:

@@ -15,7 +15,9 @@ from lading.events import Phase
 _PHASES = (
     (re.compile(r"TensorRT-LLM version: |Using LLM with PyTorch backend"), Phase.STARTING),
     (
-        re.compile(r"for model weights|prefetching .+ to memory|Loading safetensors weights|Loading weights"),
+        re.compile(
+            r"for model weights|prefetching .+ to memory|Loading safetensors weights|Loading weights|Loaded engine size"
+        ),
         Phase.LOADING,
     ),
     (re.compile(r"Model init total|MemUsageChange|Autotun|CUDA graph|Application startup complete"), Phase.WARMING),

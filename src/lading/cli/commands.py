@@ -21,14 +21,15 @@ from lading.backends.json_arguments import merge_objects
 from lading.backends.members import BACKENDS
 from lading.cli.engine_choice import SpokenEngine, of_one_family, require_asked
 from lading.cli.gateway_settings import access_of
-from lading.cli.named import model_named, served_names, what_is_named
+from lading.cli.named import model_named, served_names, what_is_served
 from lading.cli.own_flags import OwnFlag
 from lading.cli.portable_knobs import knob_arguments
 from lading.cli.serve_arguments import ServeArguments
 from lading.cli.transfer_settings import transfer_options
 from lading.errors import UsageError
-from lading.events import Report
+from lading.events import Note, Report
 from lading.model.lora import rank_room
+from lading.model.tuned import TunedModel
 from lading.plan import Globs
 from lading.settings import Settings
 from lading.settings_table import DEFAULT_CACHE_PATH
@@ -74,9 +75,21 @@ def serve(tokens: Sequence[str], session: Session) -> int:
     if OwnFlag.DRY_RUN in arguments.flags:
         from lading.cli.render import render_service_plan
 
+        _foretell_build(request, world)
         sys.stdout.write(render_service_plan(plan_service(request, world, session.report), session.environ))
         return 0
     return asyncio.run(run(request, world))
+
+
+def _foretell_build(request: ServeRequest, world: Surroundings) -> None:
+    """Say of a fine-tuned checkpoint that a start would build an engine of it first, where it would."""
+    if isinstance(request.model, TunedModel):
+        from lading.recall import Consultation
+        from lading.tuned import plan_local_engine
+
+        how = Consultation(request.refresh, world.report, request.globs)
+        if wanted := plan_local_engine(request.model, request.wish, world, how):
+            world.report(Note(f"a start builds the engine {request.model.name} first, into {wanted.plan.output}"))
 
 
 def inventory(gpus: str | None, *, as_json: bool, session: Session) -> int:
@@ -200,7 +213,7 @@ def _serve_request(arguments: ServeArguments, session: Session, engine: SpokenEn
     settings = session.settings
     asked = arguments_of(settings, arguments.engine_tokens, engine)
     flags = engine.backend.read_flags([token for each in asked for token in each.tokens])
-    named = what_is_named(arguments.model, settings)
+    named = what_is_served(arguments.model, settings)
     names = flags.served_names or served_names(named, settings)
     if len(names) > 1 and not engine.backend.has_many_names:
         raise UsageError(

@@ -27,6 +27,7 @@ from lading.cli.parser import (
     INVENTORY,
     LIST,
     MIRROR,
+    OPTIMIZE,
     PLAN,
     SERVE,
     SETTINGS,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from lading.cli.log import EventLog
     from lading.cli.profile_commands import Enquiry
 
-_ALIASES = {"nim-serve": SERVE, "list-profiles": LIST}
+_ALIASES = {"nim-serve": SERVE, "list-profiles": LIST, "nim-optimize": OPTIMIZE}
 _COMMANDS = (
     SERVE,
     LIST,
@@ -57,12 +58,13 @@ _COMMANDS = (
     MIRROR,
     CACHE,
     BUNDLE,
+    OPTIMIZE,
     INVENTORY,
     ENGINE,
     API_KEY,
     SETTINGS,
 )
-_NAMING = ("NIM_MODEL_PATH", "NIM_MODEL_NAME", "NIM_MANIFEST_PATH")
+_NAMING = ("NIM_FT_MODEL", "NIM_MODEL_PATH", "NIM_MODEL_NAME", "NIM_MANIFEST_PATH")
 _PIPE_CLOSED = 141  # 128 + SIGPIPE, what a shell shows for a reader that went away
 
 
@@ -99,6 +101,11 @@ def create_model_store() -> int:
 def mirror() -> int:
     """``mirror``."""
     return _guarded([MIRROR, *sys.argv[1:]])
+
+
+def nim_optimize() -> int:
+    """``nim-optimize``."""
+    return _guarded([OPTIMIZE, *sys.argv[1:]])
 
 
 def _guarded(argv: list[str]) -> int:
@@ -266,11 +273,18 @@ def _cache(options: argparse.Namespace, session: Session) -> int:
     return cache_commands.run(options, session)
 
 
+def _optimize(options: argparse.Namespace, session: Session) -> int:
+    from lading.cli import optimize_commands
+
+    return optimize_commands.run(options, session)
+
+
 _ROOMS: Mapping[str, Callable[[argparse.Namespace, Session], int]] = {
     **dict.fromkeys((TO_CACHE, DOWNLOAD, STORE, HUGGING_FACE), _download),
     MIRROR: _mirror,
     BUNDLE: _bundle,
     CACHE: _cache,
+    OPTIMIZE: _optimize,
 }
 """Commands that have a file of their own, imported when one is run."""
 

@@ -1,7 +1,7 @@
 """Which model a command is about, by command line and settings, and what it is called in the API.
 
-A model named on the command line wins over ``NIM_MODEL_PATH``, that over a location in ``NIM_MODEL_NAME`` (NIM 1.x),
-that over a manifest: ``NIM_MANIFEST_PATH``, or the one that the image has.
+A model named on the command line wins over ``NIM_FT_MODEL``, that over ``NIM_MODEL_PATH``, that over a location in
+``NIM_MODEL_NAME`` (NIM 1.x), that over a manifest: ``NIM_MANIFEST_PATH``, or the one that the image has.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lading.errors import UsageError
+from lading.model.built_engine import ENGINE_FOLDER
 from lading.model.listed import ProfileManifest
+from lading.model.tuned import TunedModel
 from lading.settings import Settings
 from lading.settings_table import DEFAULT_MANIFEST_PATHS
 from lading.uri import ModelUri
@@ -27,7 +29,7 @@ _NAME_IT = "lading serve hf://ORG/MODEL, or set NIM_MODEL_PATH"
 
 def what_is_named(
     text: str | None, settings: Settings, manifest_file: Path | None = None, *, remedy: str = _NAME_IT
-) -> Named:
+) -> ModelUri | ProfileManifest:
     """The model, or the manifest, that was named; raises UsageError, with ``remedy``, where nothing names one.
 
     ``manifest_file`` was named on the command line beside it.
@@ -38,11 +40,33 @@ def what_is_named(
         return model_at(text)
     if manifest_file:
         return load_manifest(manifest_file)
+    if settings.ft_model:
+        return _checkpoint(settings.ft_model)
     if location := settings.model_path or _location(settings.model_name):
         return model_at(location)
     if path := settings.manifest_path or _found_manifest():
         return load_manifest(path)
     raise UsageError("no model was named", remedy=remedy)
+
+
+def what_is_served(text: str | None, settings: Settings, manifest_file: Path | None = None) -> Named:
+    """What was named; of a fine-tuned checkpoint whose engine has a name, both."""
+    named = what_is_named(text, settings, manifest_file)
+    is_tuned = settings.ft_model and not text and not manifest_file
+    if is_tuned and settings.custom_model_name and isinstance(named, ModelUri):
+        return TunedModel(named, settings.custom_model_name)
+    return named
+
+
+def _checkpoint(directory: Path) -> ModelUri:
+    """``NIM_FT_MODEL``, which is no engine: as NIM has it."""
+    below = (directory, directory / ENGINE_FOLDER)
+    if any(each.is_dir() and any(each.glob("rank*.engine")) for each in below):
+        raise UsageError(
+            f"NIM_FT_MODEL={directory} is a built engine, and takes the checkpoint that an engine is built of",
+            remedy=f"serve the engine as it is: NIM_MODEL_NAME={directory}, without NIM_FT_MODEL",
+        )
+    return ModelUri.parse(str(directory.expanduser().absolute()))
 
 
 def model_named(text: str | None, settings: Settings) -> ModelUri:
@@ -69,6 +93,8 @@ def served_names(named: Named, settings: Settings) -> tuple[str, ...]:
     asked = settings.served_model_name or ("" if _location(settings.model_name) else settings.model_name) or ""
     if names := tuple(name.strip() for name in asked.split(",") if name.strip()):
         return names
+    if isinstance(named, TunedModel):
+        return (named.name,)
     if isinstance(named, ProfileManifest):
         first = named.profiles[0]
         return (first.model or first.files[0].uri.served_name,)

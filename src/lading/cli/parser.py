@@ -16,6 +16,7 @@ HUGGING_FACE = "huggingface-cli"
 MIRROR = "mirror"
 CACHE = "cache"
 BUNDLE = "bundle"
+OPTIMIZE = "optimize"
 DOCTOR = "doctor"
 ENGINE = "engine"
 INVENTORY = "inventory"
@@ -56,6 +57,7 @@ def command_line() -> argparse.ArgumentParser:
     _add_mirror(commands)
     _add_cache(commands)
     _add_bundle(commands)
+    _add_optimize(commands)
     _add_inventory(commands)
     _add_engine(commands)
     _add_api_key(commands)
@@ -335,3 +337,28 @@ def _add_bundle(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         each.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
         each.add_argument("--json", action="store_true", help="print one JSON object")
         each.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")
+
+
+def _add_optimize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        OPTIMIZE,
+        help="build a TensorRT-LLM engine of a checkpoint, with TensorRT-LLM's own builder (also: nim-optimize)",
+        allow_abbrev=False,
+        epilog="TensorRT-LLM has the builder up to 1.2. The engine is made in a hidden directory beside DIR, for which "
+        "there has to be room, and appears when it is whole. Serve it with `lading serve DIR`.",
+    )
+    parser.add_argument(
+        "--model_dir", "--model-dir", metavar="DIR", required=True, help="checkpoint of Hugging Face or TensorRT-LLM"
+    )
+    parser.add_argument(
+        "--build_config",
+        "--build-config",
+        metavar="FILE",
+        required=True,
+        help="YAML of TensorRT-LLM's option names: dtype, tp_size, pp_size, max_seq_len, max_batch_size ...",
+    )
+    parser.add_argument(
+        "--output_engine_dir", "--output-engine-dir", metavar="DIR", required=True, help="a new or empty directory"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the commands, run none")
+    parser.add_argument("--debug", action="store_true", help="log everything, and show tracebacks")

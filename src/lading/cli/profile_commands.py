@@ -20,7 +20,7 @@ from lading.cli.commands import (
 )
 from lading.cli.engine_choice import DEFAULT_FAMILY, SpokenEngine, of_one_family, require_asked
 from lading.cli.engine_flags import parse_engine
-from lading.cli.named import model_named, what_is_named
+from lading.cli.named import model_named, what_is_served
 from lading.events import Note
 from lading.hardware.inventory import Device
 
@@ -55,7 +55,7 @@ def list_model_profiles(enquiry: Enquiry, session: Session) -> int:
     """``lading list-model-profiles [MODEL]``."""
     from lading.cli.render_profiles import render_explanation, render_listing, render_listing_json
 
-    found, machine = _considered(what_is_named(enquiry.model, session.settings, enquiry.manifest), enquiry, session)
+    found, machine = _considered(what_is_served(enquiry.model, session.settings, enquiry.manifest), enquiry, session)
     for warning in dict.fromkeys(each.warning for each in found.fits if each.warning):
         session.report(Note(warning, "WARNING"))
     render = render_listing_json if enquiry.as_json else render_listing

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lading.errors import MalformedModel
+from lading.inspection.engine import read_engine
 from lading.inspection.headers import expected_bytes, read_headers
 from lading.inspection.reader import ModelReader
+from lading.model.built_engine import engine_folder
 from lading.model.config import CONFIG_FILE
+from lading.model.engine_facts import engine_facts
 from lading.model.facts import QUANTIZATION_FILE, ModelFacts, gather_facts, read_json_object
 from lading.model.files import WEIGHTS_INDEX_FILE, loaded_shards, unread_bytes, weight_map
 from lading.model.manifest import FileEntry
@@ -39,12 +42,14 @@ class _Shards:
 
 
 def inspect(files: Sequence[FileEntry], reader: ModelReader) -> ModelFacts:
-    """The facts of the model that ``files`` make up.
+    """The facts of the model, or of the built engine, that ``files`` make up.
 
     Raises MalformedModel when there is no config.json, when shards that the index names are missing, when there are no
     weights, or when a header does not match its file (a truncated shard is found here).
     """
     by_path = {entry.path: entry for entry in files}
+    if (folder := engine_folder(by_path)) is not None:
+        return engine_facts(read_engine(by_path, folder, lambda path: _json(by_path, path, reader)))
     config = _json(by_path, CONFIG_FILE, reader)
     if config is None:
         raise MalformedModel(

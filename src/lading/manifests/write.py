@@ -34,8 +34,12 @@ def _document(workspaces: Iterable[Workspace]) -> dict[str, Any]:
     profiles = []
     for using, files in workspaces:
         workspace = {"files": {entry.path: _file(entry) for entry in files}}
-        profiles += [{"id": each.id, "tags": each.tags, "workspace": workspace} for each in using]
+        profiles += [{"id": each.id, **_model(each), "tags": each.tags, "workspace": workspace} for each in using]
     return {"schema_version": SCHEMA_VERSION, "profile_selection_criteria": "default", "profiles": profiles}
+
+
+def _model(profile: Profile) -> dict[str, str]:
+    return {"model": profile.custom_name} if profile.custom_name else {}
 
 
 def _file(entry: FileEntry) -> dict[str, str]:

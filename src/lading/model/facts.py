@@ -14,6 +14,7 @@ from typing import Any
 
 from lading.errors import MalformedModel
 from lading.model.attention import KvLayout, kv_layout, odd_heads
+from lading.model.built_engine import BuiltEngine
 from lading.model.config import (
     CONFIG_FILE,
     TIED_BY_CLASS,
@@ -71,7 +72,7 @@ class ModelFacts:
     ``experts`` are 0 without experts, whose inner size is ``expert_size``. ``pooling`` says that the model gives
     vectors or scores, no text. ``draft_layers`` are those for multi-token prediction, which are loaded for speculative
     decoding alone. ``quantization_group`` is how many weights of a row share a scale (the side of a block of fp8), 0
-    for none.
+    for none. ``built``: the files are an engine of TensorRT-LLM, whose precision and ``max_model_len`` are fixed.
     """
 
     architecture: str
@@ -102,6 +103,7 @@ class ModelFacts:
     vision: VisionFacts | None = None
     audio: AudioFacts | None = None
     quantization_group: int = 0
+    built: BuiltEngine | None = None
 
     @classmethod
     def unknown(cls, weights_bytes: int) -> ModelFacts:

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from lading.hardware.inventory import Device, Inventory
 from lading.model.facts import ModelFacts
+from lading.profiles.built import built_refusal
 from lading.profiles.calibration import ON_CPU, Calibration, CalibrationKey
 from lading.profiles.generate import TENSOR_PARALLEL_SIZES
 from lading.profiles.listed import is_made_for
@@ -161,7 +162,15 @@ def _refusal(
 ) -> Refusal | None:
     """Why the profile cannot run whatever the memory, or None."""
     if engine is None:
-        return Refusal(f"no {profile.backend} engine is installed", "lading engine install")
+        return _without_engine(profile, facts)
+    if facts.built:
+        return (
+            _wrong_device(inventory, engine)
+            or _made_for_another(profile, inventory)
+            or built_refusal(facts.built, profile, engine.version, inventory.engine_gpus)
+            or _too_long(facts, wish)
+            or _unfit_devices(profile, facts, inventory, wish)
+        )
     return (
         _unknown_architecture(facts, engine, wish)
         or _wrong_device(inventory, engine)
@@ -169,6 +178,22 @@ def _refusal(
         or shape_refusal(facts, profile, engine.support, wish.options, TENSOR_PARALLEL_SIZES)
         or _unfit_devices(profile, facts, inventory, wish)
     )
+
+
+def _without_engine(profile: Profile, facts: ModelFacts) -> Refusal:
+    if facts.built:
+        return Refusal(
+            "a built engine runs with TensorRT-LLM alone, which is not installed, or not the engine in use",
+            "put trtllm-serve on PATH; where other engines are too, set LADING_BACKEND=tensorrt_llm",
+        )
+    return Refusal(f"no {profile.backend} engine is installed", "lading engine install")
+
+
+def _too_long(facts: ModelFacts, wish: Wish) -> Refusal | None:
+    asked, longest = wish.options.max_model_len or 0, facts.max_model_len
+    if not longest or asked <= longest:
+        return None
+    return Refusal(f"{asked} tokens were asked for, and the engine was built for {longest}", f"--max_seq_len={longest}")
 
 
 def _unknown_architecture(facts: ModelFacts, engine: Engine, wish: Wish) -> Refusal | None:

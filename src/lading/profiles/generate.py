@@ -8,7 +8,9 @@ architecture, pipeline stages and LoRA, decides which are made; where that is no
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
+from lading.model.built_engine import BuiltEngine
 from lading.model.facts import ModelFacts
 from lading.profiles.profile import Profile
 from lading.profiles.rules import Support, accepted_sizes
@@ -37,11 +39,31 @@ def generate_profiles(
     what each backend can do with the architecture.
     """
     extra = set(extra_sizes)
+    if facts.built:
+        return _of_built_engine(facts, facts.built, model_key, extra, lora=lora)
     return [
         profile
         for backend in backends
         for profile in _of_backend(facts, backend, model_key, extra, (support or {}).get(backend, _ANYTHING), lora=lora)
     ]
+
+
+def _of_built_engine(
+    facts: ModelFacts, built: BuiltEngine, key: str, extra: set[tuple[int, int]], *, lora: bool
+) -> list[Profile]:
+    """The one size that the engine was built for, and what was asked for besides."""
+    sizes = dict.fromkeys([(built.tp, built.pp), *sorted(extra)])
+    as_built = Profile(
+        "tensorrt_llm", facts.precision, built.tp, built.pp, False, key, engine_folder=built.folder,
+        custom_name=built.name,
+    )  # fmt: skip
+    asked = [
+        replace(as_built, tp=tp, pp=pp, lora=with_lora, custom_name="")
+        for with_lora in ((False, True) if lora else (False,))
+        for tp, pp in sizes
+        if with_lora or (tp, pp) != (built.tp, built.pp)
+    ]
+    return [as_built, *asked]
 
 
 def _of_backend(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lading.hardware.inventory import Gpu
 from lading.model.facts import ModelFacts
@@ -50,7 +51,8 @@ def listed_profiles(
     lora: bool = False,
 ) -> list[Profile]:
     """The profiles of one workspace in the manifest's order; then those with the sizes ``asked`` (tp, pp) and LoRA."""
-    found = [listed_profile(each, facts.precision) for each in listed]
+    folder = facts.built.folder if facts.built else None
+    found = [replace(listed_profile(each, facts.precision), engine_folder=folder) for each in listed]
     known = {_kind(each) for each in found}
     for each in list(found) if any(asked) or lora else ():
         variant = Profile(

@@ -41,6 +41,6 @@ def named(fits: Sequence[Fit], text: str) -> Fit:
 
 def _names(each: Fit) -> tuple[str, ...]:
     profile = each.profile
-    if profile.online:
-        return (profile.name,)
+    if profile.online or profile.custom_name:
+        return (profile.name.lower(),)
     return (profile.name, profile.name.replace(f"-{profile.precision}-", "-", 1))

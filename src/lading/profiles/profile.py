@@ -21,7 +21,9 @@ class Profile:
 
     ``model_key`` identifies the model's bytes: the source and the revision that it was pinned to. ``online`` says that
     the engine makes the precision from 16-bit weights while it loads them. ``listed`` is what a manifest says of the
-    profile, None for those that follow from the model.
+    profile, None for those that follow from the model. ``engine_folder`` is where below the model's directory a built
+    engine lies ("": at its top), None where the engine loads a checkpoint.
+    ``custom_name`` is what a user called that engine; it stands for the whole name.
     """
 
     backend: str
@@ -32,10 +34,14 @@ class Profile:
     model_key: str
     online: bool = False
     listed: ListedProfile | None = None
+    engine_folder: str | None = None
+    custom_name: str = ""
 
     @property
     def name(self) -> str:
         """The description that listings print and ``NIM_MODEL_PROFILE`` accepts."""
+        if self.custom_name:
+            return self.custom_name
         gpu, tuning = (f"-{each}" if each else "" for each in (self.gpu, self.tuning))
         lora = "-feat_lora" if self.lora else ""
         return f"{self.backend}{gpu}-{self.precision}-tp{self.tp}-pp{self.pp}{tuning}{lora}"

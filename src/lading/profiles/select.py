@@ -4,7 +4,8 @@ Unset: the compatible profile that uses the fewest devices, of those the first e
 that runs the model at all, then the fewest devices. An id, an id's first eight digits or more, or a name: exactly that
 one, even when the estimate says that memory is short, never when it cannot run. Parallel sizes given as flags win over
 the profile's. LoRA profiles only when LoRA is asked for; weights quantised while loading only by name. Of a manifest's
-profiles, those listed for this GPU come first, and of equal size those of the better precision, then of lower latency.
+profiles, those listed for this GPU come first, and so does an engine that was built here under a name of the user's,
+and of equal size those of the better precision, then of lower latency.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ def _is_candidate(each: Fit, wish: Wish, asked: Fit | None) -> bool:
 
 def _preference(each: Fit, backends: list[str], wish: Wish) -> tuple[int, ...]:
     profile, rank = each.profile, backends.index(each.profile.backend)
-    is_general, listed = not profile.gpu, (_place(profile.precision, _PRECISIONS), _place(profile.tuning, _TUNINGS))
+    is_general, listed = (
+        not (profile.gpu or profile.custom_name),
+        (_place(profile.precision, _PRECISIONS), _place(profile.tuning, _TUNINGS)),
+    )
     if wish.profile and wish.profile.strip().lower() == DEFAULT:
         return is_general, rank, profile.ranks, profile.pp, *listed
     return is_general, profile.ranks, profile.pp, rank, *listed

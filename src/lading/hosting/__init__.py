@@ -1,0 +1,1 @@
+"""TensorRT-LLM engines that are built here: what a build is asked for, what builds it, and building it whole."""
