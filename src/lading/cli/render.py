@@ -14,7 +14,7 @@ from lading.units import format_bytes
 if TYPE_CHECKING:
     from lading.backends.environment import EngineEnvironment, InstallPlan
     from lading.backends.interface import Installation
-    from lading.serve import ServicePlan
+    from lading.service import ServicePlan
 
 _SECRET_FLAGS = ("--api-key",)
 _MASK = "***"
