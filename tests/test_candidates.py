@@ -128,6 +128,13 @@ def test_a_name_that_says_nothing_of_them_leaves_none_out(name: str, hub: Hub, t
     assert hub.listed == ["a", "b"]
 
 
+def test_one_name_among_several_that_says_nothing_leaves_none_out(hub: Hub, tmp_path: Path) -> None:
+    found = look(hub, tmp_path, scope=Scope((MANIFEST.profiles[3].id, "default")))
+    assert hub.listed == ["a", "b", "c"]
+    with pytest.raises(ModelNotFound):
+        found.listing_of(found.fits[3].profile)
+
+
 def test_everything_is_everything_and_what_fails_is_told(hub: Hub, tmp_path: Path) -> None:
     said: list[object] = []
     found = look(hub, tmp_path, scope=Scope(everything=True), said=said)

@@ -16,12 +16,15 @@ from lading.cache.root import CacheRoot, open_cache
 from lading.cache.runtime_manifests import RUNTIME_MANIFEST
 from lading.manifests.read import load_manifest
 from lading.uri import ModelUri
+from tests.faults.disks import remount, small_disk
 from tests.faults.harness import eventually
 from tests.models import tiny_model
 from tests.program import environment, run, running, without_sockets
 from tests.simulators import nvml
 from tests.simulators.hub import HubSimulator
+from tests.simulators.s3 import S3Simulator
 from tests.simulators.vllm_program import install
+from tests.sources.test_s3 import KEYS
 
 MODEL, OTHER = "hf://demo/tiny", "hf://demo/other"
 NEWER = tiny_model() | {"README.md": b"# newer\n"}
@@ -126,6 +129,32 @@ def test_check_says_what_changed_and_serves_what_is_here(
     assert readme(tmp_path) == b"# tiny\n"
     hub.stop()
     assert "changed could not be asked" in serve(environ, tmp_path / "fourth")
+
+
+def test_check_tells_changed_bytes_where_there_are_no_revisions(environ: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("botocore", reason="botocore is not installed: pip install 'lading[s3]'")
+    with S3Simulator() as s3:
+        bucket = s3.add("models", {f"tiny/{name}": data for name, data in tiny_model().items()})
+        there = {**environ, **KEYS, "AWS_ENDPOINT_URL": s3.endpoint, "AWS_EC2_METADATA_DISABLED": "true"}
+        there |= {"NIM_MODEL_PATH": "s3://models/tiny", "LADING_REFRESH": "check"}
+        serve(there, tmp_path / "first")
+        assert "s3://models/tiny is at its source as it is here" in serve(there, tmp_path / "second")
+        bucket.objects["tiny/README.md"] = b"# tinx\n"
+        assert "s3://models/tiny changed at its source" in serve(there, tmp_path / "third")
+
+
+def test_a_volume_that_is_only_read_is_served_without_one(
+    hub: HubSimulator, environ: dict[str, str], tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "60m") as disk:
+        volume = {**environ, "NIM_CACHE_PATH": str(disk)}
+        serve(volume, tmp_path / "first")
+        (disk / RUNTIME_MANIFEST).unlink()
+        hub.requests.clear()
+        remount(disk, "ro")
+        serve(volume, tmp_path / "second")
+        remount(disk, "rw")
+    assert hub.requests == []
 
 
 def test_always_takes_what_the_source_has_and_what_is_here_where_it_has_no_answer(

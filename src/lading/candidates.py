@@ -8,6 +8,7 @@ reason to stop: its profiles are told with the reason, and the others are chosen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache as remembered
 
@@ -153,12 +154,14 @@ def _wanted(manifest: ProfileManifest, machine: Machine, scope: Scope) -> Iterab
     if scope.everything:
         return manifest.workspaces
     unseen = [unfit(listed_profile(each), "") for each in manifest.profiles]
-    try:
-        asked = [named(unseen, name).profile.model_key for name in scope.names if name.strip().lower() != DEFAULT]
-    except UsageError:
-        asked = []
+    asked: list[ModelUri] = []
+    for name in scope.names if all(each.strip().lower() != DEFAULT for each in scope.names) else ():
+        with suppress(UsageError):
+            asked.append(ModelUri.parse(named(unseen, name).profile.model_key))
     if asked and len(asked) == len(scope.names):
-        return [ModelUri.parse(each) for each in asked]
+        return asked
+    if len(scope.names) > 1:
+        return manifest.workspaces
     engines = {each.backend for each in machine.installations}
     runnable = [each.workspace for each in manifest.profiles if engine_of(each) in engines]
     return runnable or manifest.workspaces

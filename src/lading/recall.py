@@ -67,7 +67,7 @@ def find_files(model: ModelUri, source: Source, cache: CacheRoot | None, world: 
     """
     entry = _recall(model, cache, world.report) if cache else None
     refresh = world.refresh
-    if entry and cache and refresh < Refresh.ALWAYS and cache.runtime_manifests.is_deleted(model):
+    if entry and cache and cache.is_writable and refresh < Refresh.ALWAYS and cache.runtime_manifests.is_deleted(model):
         world.report(Note(f"{RUNTIME_MANIFEST} was deleted: asking the source of {model} again"))
         refresh = Refresh.ALWAYS
     if entry and refresh < Refresh.ALWAYS:
@@ -109,10 +109,12 @@ def _check_for_changes(entry: IndexEntry, source: Source, report: Report) -> Non
         report(Note(f"whether {model} changed could not be asked: {error.message}", "WARNING"))
         return
     here = entry.listed
-    if (now.revision, _names(now)) == (here.revision, _names(here)):
+    fetched = {file.path for file in entry.manifest.files}
+    if (now.revision, _names(now)) == (here.revision, _names(here)) and entry.verified(now).keys() >= fetched:
         report(Note(f"{model} is at its source as it is here"))
         return
     was, by_now = (each.revision or f"{len(each.files)} files" for each in (here, now))
+    by_now = f"another {by_now}" if was == by_now else by_now
     report(
         Note(
             f"{model} changed at its source: {was} is served as it is here, {by_now} is there; "
