@@ -12,7 +12,9 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("lading", "lading.digest", "lading.errors", "lading.events", "lading.secret", "lading.settings", "lading.settings_readers", "lading.settings_table", "lading.units", "lading.uri"),
+    ("lading", "lading.digest", "lading.errors", "lading.events", "lading.secret", "lading.settings_readers", "lading.units", "lading.uri"),
+    ("lading.settings_rows",),
+    ("lading.settings", "lading.settings_table"),
     ("lading.model", "lading.hardware.inventory", "lading.supervisor.state", "lading.demo"),
     ("lading.profiles",),
     ("lading.manifests", "lading.plan"),
@@ -22,8 +24,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lading.asked", "lading.calibrate", "lading.candidates", "lading.doctor", "lading.download", "lading.planning", "lading.resolve", "lading.runtime_manifest", "lading.serve", "lading.service", "lading.tuned"),
     ("lading.cli",),
 )  # fmt: skip
-"""Layers 0 to 5 of the design; layer 1 in three steps, since profiles stand on facts and the plan on both; of layer 3 what
-is built here stands on the rest."""
+"""Layers 0 to 5 of the design; layer 0 in three steps, since the table of settings stands on its rows; layer 1 in three,
+since profiles stand on facts and the plan on both; of layer 3 what is built here stands on the rest."""
 
 OWNERS = {
     "urllib3": "lading.sources",
